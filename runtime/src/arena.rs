@@ -1,0 +1,89 @@
+//! The arena: one aligned allocation that holds the whole training state.
+
+use crate::manifest::{Element, Slot};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+/// Alignment of the arena and of every slot: one cache line, one AVX-512 vector.
+pub const ALIGNMENT: usize = 64;
+
+/// One allocation, zeroed at birth, never grown.
+#[derive(Debug)]
+pub struct Arena {
+    memory: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the arena owns its memory; shared access hands out only shared slices.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// An arena of `bytes` zeros.
+    pub fn new(bytes: usize) -> Self {
+        let layout = Self::layout(bytes);
+        // SAFETY: the layout's size is at least one alignment, never zero.
+        let memory = unsafe { alloc_zeroed(layout) };
+        match NonNull::new(memory) {
+            Some(memory) => Arena { memory, bytes },
+            None => handle_alloc_error(layout),
+        }
+    }
+
+    fn layout(bytes: usize) -> Layout {
+        let size = bytes.max(1).next_multiple_of(ALIGNMENT);
+        match Layout::from_size_align(size, ALIGNMENT) {
+            Ok(layout) => layout,
+            Err(_) => panic!("an arena of {bytes} bytes exceeds the address space"),
+        }
+    }
+
+    /// Its size.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Its first byte: what kernels address from.
+    pub fn base(&self) -> *mut u8 {
+        self.memory.as_ptr()
+    }
+
+    fn start(&self, slot: Slot, element: Element) -> *mut u8 {
+        assert_eq!(slot.element, element, "slot read as another element");
+        assert!(slot.offset.is_multiple_of(4) && slot.offset + slot.len * 4 <= self.bytes, "slot outside the arena");
+        // SAFETY: the assertion above keeps the slot inside the allocation.
+        unsafe { self.memory.as_ptr().add(slot.offset) }
+    }
+
+    /// The floats of `slot`.
+    pub fn floats(&self, slot: Slot) -> &[f32] {
+        // SAFETY: in bounds and aligned (see `start`); every bit pattern is a float; borrowed from self.
+        unsafe { std::slice::from_raw_parts(self.start(slot, Element::F32).cast(), slot.len) }
+    }
+
+    /// The floats of `slot`, to be written.
+    pub fn floats_mut(&mut self, slot: Slot) -> &mut [f32] {
+        // SAFETY: as in `floats`; the exclusive borrow makes it the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.start(slot, Element::F32).cast(), slot.len) }
+    }
+
+    /// The integers of `slot`.
+    pub fn words(&self, slot: Slot) -> &[u32] {
+        // SAFETY: in bounds and aligned (see `start`); borrowed from self.
+        unsafe { std::slice::from_raw_parts(self.start(slot, Element::U32).cast(), slot.len) }
+    }
+
+    /// The integers of `slot`, to be written.
+    pub fn words_mut(&mut self, slot: Slot) -> &mut [u32] {
+        // SAFETY: as in `words`; the exclusive borrow makes it the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.start(slot, Element::U32).cast(), slot.len) }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.memory.as_ptr(), Self::layout(self.bytes)) }
+    }
+}
