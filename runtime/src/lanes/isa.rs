@@ -1,0 +1,103 @@
+//! The instruction sets that kernels are built for.
+
+#[cfg(target_arch = "x86_64")]
+use super::Lanes;
+use std::fmt;
+use std::str::FromStr;
+
+/// An instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Isa {
+    /// x86-64 with AVX-512F, AVX2 and FMA: vectors of 512 bits.
+    Avx512,
+    /// x86-64 with AVX2 and FMA: vectors of 256 bits.
+    Avx2,
+    /// What every machine has; never fuses multiply and add.
+    Portable,
+}
+
+/// A name that is no instruction set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("isa `{name}` is not known: use avx512, avx2 or portable")]
+pub struct UnknownIsa {
+    /// What was given.
+    pub name: String,
+}
+
+impl Isa {
+    /// All of them, the best first.
+    pub const ALL: [Isa; 3] = [Isa::Avx512, Isa::Avx2, Isa::Portable];
+
+    /// Whether this machine has it.
+    pub fn available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => is_x86_feature_detected!("avx512f") && Isa::Avx2.available(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Portable => true,
+        }
+    }
+
+    /// The best that this machine has.
+    pub fn best() -> Isa {
+        Isa::ALL.into_iter().find(|isa| isa.available()).unwrap_or(Isa::Portable)
+    }
+
+    /// Whether `a * b + c` is rounded once.
+    pub fn is_fused(&self) -> bool {
+        match self {
+            Isa::Avx512 | Isa::Avx2 => true,
+            Isa::Portable => false,
+        }
+    }
+
+    /// Runs `f` in a function that enables the instruction set, so that plain loops in it are vectorised with it. `f` and what it calls
+    /// should be `#[inline(always)]`.
+    ///
+    /// # Panics
+    /// The machine does not have it.
+    #[inline(always)]
+    pub fn vectorize<F: FnOnce() -> R, R>(self, f: F) -> R {
+        assert!(self.available(), "this machine does not have {self}");
+        match self {
+            // SAFETY: asserted above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { super::Avx512x16::vectorize(f) },
+            // SAFETY: asserted above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { super::Avx2x8::vectorize(f) },
+            _ => f(),
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Portable => "portable",
+        }
+    }
+}
+
+/// The best instruction set that this machine has.
+pub fn detect() -> Isa {
+    Isa::best()
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    fn from_str(name: &str) -> Result<Self, UnknownIsa> {
+        Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| UnknownIsa { name: name.to_owned() })
+    }
+}

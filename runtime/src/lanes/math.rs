@@ -1,0 +1,113 @@
+//! exp and log of our own, so that no library's version changes the bits. Coefficients are those of Cephes' expf and logf.
+
+use super::{Buffer, Lanes};
+
+/// Adding and subtracting this rounds a float of less than 2^22 to the nearest integer, ties to even.
+const ROUND: f32 = 12_582_912.0;
+/// ln 2 split so that a small integer times the first part is exact.
+const LN2_HIGH: f32 = 0.693_359_4;
+const LN2_LOW: f32 = -2.121_944_4e-4;
+
+const EXP: [f32; 6] = [1.987_569_2e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+const LOG: [f32; 9] = [
+    7.037_683_6e-2,
+    -1.151_461e-1,
+    1.167_699_9e-1,
+    -1.242_014_1e-1,
+    1.424_932_3e-1,
+    -1.666_805_8e-1,
+    2.000_071_4e-1,
+    -2.499_999_4e-1,
+    3.333_333e-1,
+];
+
+/// Horner's scheme.
+#[inline(always)]
+unsafe fn polynomial<L: Lanes>(x: L::V, coefficients: &[f32]) -> L::V {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let mut result = L::zero();
+        for (i, &c) in coefficients.iter().enumerate() {
+            result = if i == 0 { L::splat(c) } else { L::fma(result, x, L::splat(c)) };
+        }
+        result
+    }
+}
+
+#[inline(always)]
+unsafe fn lane_by_lane<L: Lanes>(v: L::V, f: impl Fn(f32) -> f32) -> L::V {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let mut buffer: Buffer = L::to_buffer(v);
+        for lane in &mut buffer.0[..L::LANES] {
+            *lane = f(*lane);
+        }
+        L::from_buffer(&buffer)
+    }
+}
+
+/// 2^n for integral n from -126 to 127.
+#[inline(always)]
+fn power_of_two(n: f32) -> f32 {
+    f32::from_bits((((n as i32) + 127) as u32) << 23)
+}
+
+#[inline(always)]
+pub(super) unsafe fn exp<L: Lanes>(v: L::V) -> L::V {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        // Outside of these bounds the result is infinite or zero; a NaN passes both comparisons unchanged.
+        let (low, high) = (L::splat(-104.0), L::splat(89.0));
+        let v = L::select_less(v, low, low, v);
+        let v = L::select_less(high, v, high, v);
+        let round = L::splat(ROUND);
+        let n = L::sub(L::fma(v, L::splat(std::f32::consts::LOG2_E), round), round);
+        let r = L::sub(v, L::mul(n, L::splat(LN2_HIGH)));
+        let r = L::sub(r, L::mul(n, L::splat(LN2_LOW)));
+        let tail = L::fma(polynomial::<L>(r, &EXP), L::mul(r, r), r);
+        let mantissa = L::add(tail, L::splat(1.0));
+        // Two factors, since 2^n alone leaves the range of normal floats where the result underflows gradually.
+        let half = L::sub(L::fma(n, L::splat(0.5), round), round);
+        let scaled = L::mul(mantissa, lane_by_lane::<L>(half, power_of_two));
+        L::mul(scaled, lane_by_lane::<L>(L::sub(n, half), power_of_two))
+    }
+}
+
+/// The exponent e of a positive normal float as m 2^e with m in [sqrt(1/2), sqrt(2)).
+#[inline(always)]
+fn exponent(x: f32) -> f32 {
+    // Subtracting the bits of sqrt(1/2) makes the exponent field count from it.
+    ((x.to_bits().wrapping_sub(0x3f35_04f3) as i32) >> 23) as f32
+}
+
+/// The m of [`exponent`].
+#[inline(always)]
+fn significand(x: f32) -> f32 {
+    let e = (x.to_bits().wrapping_sub(0x3f35_04f3) as i32) >> 23;
+    f32::from_bits(x.to_bits().wrapping_sub((e << 23) as u32))
+}
+
+#[inline(always)]
+pub(super) unsafe fn log<L: Lanes>(v: L::V) -> L::V {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let tiny = L::splat(f32::MIN_POSITIVE);
+        let scale = L::splat(33_554_432.0);
+        let x = L::select_less(v, tiny, L::mul(v, scale), v);
+        let shift = L::select_less(v, tiny, L::splat(25.0), L::zero());
+        let e = L::sub(lane_by_lane::<L>(x, exponent), shift);
+        let f = L::sub(lane_by_lane::<L>(x, significand), L::splat(1.0));
+        let square = L::mul(f, f);
+        let tail = L::mul(L::mul(polynomial::<L>(f, &LOG), f), square);
+        let tail = L::fma(e, L::splat(LN2_LOW), tail);
+        let tail = L::fma(square, L::splat(-0.5), tail);
+        let result = L::fma(e, L::splat(LN2_HIGH), L::add(f, tail));
+        let (zero, infinity) = (L::zero(), L::splat(f32::INFINITY));
+        // What the bits of special values gave is replaced: inf and NaN are not below infinity, zero and negatives not above zero.
+        let result = L::select_less(v, infinity, result, v);
+        let of_zero = L::select_equal(v, zero, L::splat(f32::NEG_INFINITY), L::splat(f32::NAN));
+        let nonpositive = L::select_less(zero, v, result, of_zero);
+        // A NaN takes the "equal" branch of the selection above, so it is put back.
+        L::select_less(v, infinity, nonpositive, v)
+    }
+}
