@@ -1,0 +1,246 @@
+use super::*;
+use crate::mutation::{Decay, Span, policy};
+use crate::sparse::fixture::{Builder, Geometry};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const EPOCHS: usize = 16;
+const LAYERS: [&str; 2] = ["a.weight", "b.weight"];
+
+fn at(epoch: usize) -> Progress {
+    Progress { epoch, epochs: EPOCHS, iteration: epoch * 10, iterations: EPOCHS * 10 }
+}
+
+fn config(name: &str) -> MutationConfig {
+    MutationConfig::new(policy(name).expect("exists"))
+}
+
+/// Two sparse layers beside a dense one and a bias, initialised as the policy says.
+fn network(config: &MutationConfig, block: [usize; 2], density: f64, moments: usize, seed: u64) -> (Manifest, Arena) {
+    let layer = |inputs, outputs| Geometry::three_by_three(inputs, outputs, block);
+    let peak = config.peak_density(density);
+    let (manifest, mut arena) = Builder::default()
+        .convolution("stem.weight", layer(4, 8), None, 1.0, moments)
+        .convolution(LAYERS[0], layer(8, 16), Some(density), peak, moments)
+        .plain("bias", 16, moments)
+        .convolution(LAYERS[1], layer(16, 16), Some(density), peak, moments)
+        .build();
+    state::initialize(&manifest, &mut arena, &config.policy.initial_masks(), seed).expect("fits");
+    (manifest, arena)
+}
+
+/// Stands for training: new values and moments for every live weight.
+fn train(manifest: &Manifest, arena: &mut Arena, epoch: usize) {
+    for (index, parameter) in manifest.parameters.iter().enumerate() {
+        let mut draws = Stream::of_item(99, Purpose::Synthetic, epoch as u64, index as u32);
+        let live = match parameter.storage {
+            Storage::Plain => parameter.value.len,
+            Storage::Matrix { block, .. } => arena.words(parameter.count)[0] as usize * block.rows * block.columns,
+        };
+        for slot in std::iter::once(&parameter.value).chain(parameter.moments.iter()) {
+            arena.floats_mut(*slot)[..live].iter_mut().for_each(|value| *value += draws.uniform() as f32 - 0.5);
+        }
+    }
+}
+
+struct Snapshot {
+    mask: BTreeSet<u32>,
+    tensors: Vec<Vec<f32>>,
+}
+
+fn snapshot(manifest: &Manifest, arena: &Arena, index: usize) -> Snapshot {
+    let moments = (0..).map_while(|moment| state::read_moment(manifest, arena, index, moment));
+    let tensors = std::iter::once(state::read(manifest, arena, index)).chain(moments).collect();
+    Snapshot { mask: state::mask(manifest, arena, index).into_iter().collect(), tensors }
+}
+
+/// What every event must leave behind, whatever the policy: kept units untouched, everything else of value and moments exactly 0.
+fn check_event(units: &Units, before: &Snapshot, after: &Snapshot, report: &LayerReport) -> Result<(), TestCaseError> {
+    let weights = |count: usize| count * units.elements();
+    prop_assert_eq!((report.before, report.after), (weights(before.mask.len()), weights(after.mask.len())));
+    prop_assert_eq!(report.before - report.dropped + report.grown, report.after);
+    let mut reset = 0;
+    for unit in 0..units.count() as u32 {
+        let elements: Vec<usize> = units.onnx_indices(unit).collect();
+        let same = |(new, old): (&Vec<f32>, &Vec<f32>)| elements.iter().all(|&e| new[e] == old[e]);
+        let kept = before.mask.contains(&unit) && after.mask.contains(&unit) && after.tensors.iter().zip(&before.tensors).all(same);
+        if !kept {
+            prop_assert!(after.tensors.iter().all(|tensor| elements.iter().all(|&e| tensor[e] == 0.0)));
+            reset += usize::from(after.mask.contains(&unit));
+        }
+    }
+    prop_assert_eq!(weights(reset), report.grown);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn elastic_mutation_keeps_its_promises(
+        soft: bool, wide: bool, moments in 0usize..3, density in 0.03f64..0.6, seed: u64,
+        decay in prop::sample::select(vec![Decay::Step, Decay::Cosine, Decay::Sigmoid])
+    ) {
+        let config = MutationConfig { decay, ..config(if soft { "mest-ems" } else { "mest-em" }) };
+        config.validate(density, EPOCHS, EPOCHS * 10).expect("defaults fit");
+        let block = if wide { [4, 2] } else { [1, 1] };
+        let (manifest, mut arena) = network(&config, block, density, moments, seed);
+        let mut mutator = Mutator::new(&manifest, config.clone(), seed);
+        for epoch in 0..EPOCHS {
+            prop_assert!(mutator.due(&at(epoch)));
+            let before: Vec<Snapshot> = (0..4).map(|index| snapshot(&manifest, &arena, index)).collect();
+            let reports = mutator.event(&manifest, &mut arena, &at(epoch));
+            prop_assert!(!mutator.due(&at(epoch)), "once an epoch");
+            prop_assert_eq!(reports.iter().map(|report| report.name.as_str()).collect::<Vec<_>>(), LAYERS);
+            let schedule = config.schedule(EPOCHS, EPOCHS * 10);
+            for (report, index) in reports.iter().zip([1, 3]) {
+                let Storage::Matrix { matrix, block, .. } = manifest.parameters[index].storage else { unreachable!("a weight") };
+                let units = Units::new(matrix, block);
+                check_event(&units, &before[index], &snapshot(&manifest, &arena, index), report)?;
+                let budget = units.budget(density);
+                let expected = units.budget(config.density_at(density, &at(epoch)));
+                prop_assert_eq!(report.after, expected * units.elements());
+                prop_assert!(soft || expected == budget, "elastic mutation stays within the budget");
+                prop_assert!(expected <= units.budget(config.peak_density(density)));
+                prop_assert!(schedule.stage(&at(epoch)) < 2 || expected == budget, "back at the budget in the last stage");
+                if !soft {
+                    let drop = schedule.intensity(density, &at(epoch)).drop;
+                    let dropped = ((drop * budget as f64).round() as usize).min(budget - 1);
+                    prop_assert_eq!(report.dropped, dropped * units.elements());
+                }
+            }
+            for index in [0, 2] {
+                prop_assert_eq!(&before[index].tensors, &snapshot(&manifest, &arena, index).tensors, "no mask, no mutation");
+            }
+            train(&manifest, &mut arena, epoch);
+        }
+        let exact: usize = [(8, 16), (16, 16)].map(|(i, o)| {
+            let units = Geometry::three_by_three(i, o, block).units();
+            units.budget(density) * units.elements()
+        }).iter().sum();
+        prop_assert_eq!(state::density(&manifest, &arena), exact as f64 / (9.0 * (8.0 + 16.0) * 16.0));
+    }
+}
+
+#[test]
+fn the_least_important_go_and_the_gradient_counts() {
+    let drop_half = |lambda| {
+        let config = MutationConfig { lambda, drop: Some(vec![0.5, 0.1, 0.0]), ..config("mest-em") };
+        let (manifest, mut arena) = network(&config, [1, 1], 0.1, 1, 3);
+        let parameter = &manifest.parameters[1];
+        let live = arena.words(parameter.count)[0] as usize;
+        // Magnitude falls with the position, the moment rises more steeply.
+        for position in 0..live {
+            arena.floats_mut(parameter.value)[position] = 1.0 - position as f32 / 1000.0;
+            arena.floats_mut(parameter.moments[0])[position] = -(position as f32) / 100.0;
+        }
+        let before = state::mask(&manifest, &arena, 1);
+        Mutator::new(&manifest, config, 3).event(&manifest, &mut arena, &at(0));
+        let values = state::read(&manifest, &arena, 1);
+        let survived: Vec<bool> = before.iter().map(|&unit| values[unit as usize] != 0.0).collect();
+        assert_eq!(survived.len(), live);
+        survived
+    };
+    let (by_magnitude, by_both) = (drop_half(0.0), drop_half(1.0));
+    let kept = by_magnitude.iter().filter(|&&kept| kept).count();
+    assert!(by_magnitude[..kept].iter().all(|&kept| kept) && kept == by_magnitude.len() / 2);
+    assert!(by_both[by_both.len() - kept..].iter().all(|&kept| kept) && by_both.iter().filter(|&&kept| kept).count() == kept);
+}
+
+#[test]
+fn fixed_masks_have_no_events() {
+    for name in ["static", "static-random", "dense"] {
+        let config = config(name);
+        let (manifest, arena) = network(&config, [1, 1], 0.1, 1, 0);
+        let mutator = Mutator::new(&manifest, config, 0);
+        assert!((0..EPOCHS).all(|epoch| !mutator.due(&at(epoch))), "{name}");
+        let dense = state::read(&manifest, &arena, 1).iter().filter(|&&value| value != 0.0).count();
+        assert_eq!(dense, 115, "{name}: the budget of the layer");
+    }
+}
+
+#[test]
+fn events_come_at_the_beginning_of_their_period() {
+    let by = |every| {
+        let config = MutationConfig { every: Some(every), ..config("mest-em") };
+        let (manifest, mut arena) = network(&config, [1, 1], 0.1, 0, 0);
+        let mut mutator = Mutator::new(&manifest, config, 0);
+        let mut events = Vec::new();
+        for iteration in 0..160 {
+            let progress = Progress { epoch: iteration / 10, epochs: 16, iteration, iterations: 160 };
+            if mutator.due(&progress) {
+                mutator.event(&manifest, &mut arena, &progress);
+                events.push(iteration);
+            }
+        }
+        events
+    };
+    assert_eq!(by(Span::Epochs(5)), [0, 50, 100, 150]);
+    assert_eq!(by(Span::Iterations(45)), [0, 45, 90, 135]);
+    assert_eq!(by(Span::Share(0.25)), [0, 40, 80, 120]);
+}
+
+#[test]
+fn a_resumed_run_mutates_alike() {
+    let config = config("mest-ems");
+    let masks = |resume: bool| {
+        let (manifest, mut arena) = network(&config, [1, 1], 0.1, 1, 5);
+        let mut mutator = Mutator::new(&manifest, config.clone(), 5);
+        for epoch in 0..EPOCHS {
+            if resume && epoch == 6 {
+                mutator = Mutator::new(&manifest, config.clone(), 5);
+            }
+            if mutator.due(&at(epoch)) {
+                mutator.event(&manifest, &mut arena, &at(epoch));
+            }
+            train(&manifest, &mut arena, epoch);
+        }
+        (state::mask(&manifest, &arena, 1), state::mask(&manifest, &arena, 3))
+    };
+    assert_eq!(masks(true), masks(false));
+}
+
+/// FNV-1a over the masks of both layers.
+fn fingerprint(manifest: &Manifest, arena: &Arena) -> u32 {
+    let units = [1, 3].into_iter().flat_map(|index| state::mask(manifest, arena, index));
+    units.flat_map(u32::to_le_bytes).fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// The history of masks that a seed has always had: (epoch, dropped, grown, live, fingerprint) of both layers together.
+#[test]
+fn golden_history() {
+    let history = |name: &str| -> Vec<(usize, usize, usize, usize, u32)> {
+        let config = config(name);
+        let (manifest, mut arena) = network(&config, [1, 1], 0.1, 1, 42);
+        let mut mutator = Mutator::new(&manifest, config, 42);
+        let mut event = |epoch: usize| {
+            let reports = mutator.event(&manifest, &mut arena, &at(epoch));
+            train(&manifest, &mut arena, epoch);
+            let sum = |field: fn(&LayerReport) -> usize| reports.iter().map(field).sum();
+            (epoch, sum(|r| r.dropped), sum(|r| r.grown), sum(|r| r.after), fingerprint(&manifest, &arena))
+        };
+        [0, 1, 8, 9, 11, 12, 15].map(&mut event).to_vec()
+    };
+    assert_eq!(history("mest-em"), GOLDEN_ELASTIC);
+    assert_eq!(history("mest-ems"), GOLDEN_SOFT);
+}
+
+type Event = (usize, usize, usize, usize, u32);
+const GOLDEN_ELASTIC: [Event; 7] = [
+    (0, 69, 69, 345, 3595230429),
+    (1, 69, 69, 345, 74652171),
+    (8, 69, 69, 345, 764968866),
+    (9, 35, 35, 345, 2333895296),
+    (11, 35, 35, 345, 248380724),
+    (12, 0, 0, 345, 248380724),
+    (15, 0, 0, 345, 248380724),
+];
+const GOLDEN_SOFT: [Event; 7] = [
+    (0, 0, 174, 519, 2412233726),
+    (1, 174, 174, 519, 531005412),
+    (8, 174, 174, 519, 3201316484),
+    (9, 174, 87, 432, 1558330812),
+    (11, 87, 87, 432, 3157782513),
+    (12, 87, 0, 345, 2069237367),
+    (15, 0, 0, 345, 2069237367),
+];
