@@ -1,0 +1,323 @@
+//! What makes sense and what doesn't, all of it at once.
+
+use super::{List, Loss, OptimizerName, Recipe, RecipeError, ScheduleName, Span};
+use std::fmt::Display;
+
+/// How far two densities may be apart and still be the same.
+const SAME_DENSITY: f64 = 1e-9;
+/// Iterations of an epoch, before the data tells their number: more than any small data set makes.
+const MANY_ITERATIONS: usize = 1 << 20;
+/// Largest seed that TOML can hold.
+const LARGEST_SEED: u64 = i64::MAX as u64;
+
+/// Collects mistakes.
+#[derive(Default)]
+struct Report(Vec<RecipeError>);
+
+impl Report {
+    fn add(&mut self, key: impl Into<String>, value: impl Display, why: impl Into<String>, nearest: impl Display) {
+        self.0.push(RecipeError::Value { key: key.into(), value: value.to_string(), why: why.into(), nearest: nearest.to_string() });
+    }
+
+    /// From `low` to `high`, both included.
+    fn within(&mut self, key: &str, value: f64, low: f64, high: f64) {
+        if !(low..=high).contains(&value) {
+            let nearest = if value > high { high } else { low };
+            self.add(key, value, format!("must be from {low} to {high}"), nearest);
+        }
+    }
+
+    /// Above `low` (excluded) and at most `high`; `near` is offered where it is too small.
+    fn above(&mut self, key: &str, value: f64, low: f64, high: f64, near: f64) {
+        if !(value > low && value <= high) {
+            let range =
+                if high == f64::MAX { format!("must be a number above {low}") } else { format!("must be above {low} and at most {high}") };
+            self.add(key, value, range, if value > high { high } else { near });
+        }
+    }
+
+    /// At least 0 and below 1.
+    fn below_one(&mut self, key: &str, value: f64, near: f64) {
+        if !(0.0..1.0).contains(&value) {
+            self.add(key, value, "must be at least 0 and below 1", if value >= 1.0 { near } else { 0.0 });
+        }
+    }
+
+    fn at_least_one(&mut self, key: &str, value: usize) {
+        if value == 0 {
+            self.add(key, value, "must be at least 1", 1);
+        }
+    }
+
+    /// Refuses a key that another key leaves without effect.
+    fn idle(&mut self, key: &str, value: Option<impl Display>, works: bool, condition: &str) {
+        if let (Some(value), false) = (value, works) {
+            self.add(key, value, format!("has an effect only with {condition}"), format!("leaving {key} out"));
+        }
+    }
+}
+
+impl Recipe {
+    /// Whether every value makes sense, by itself and with the others.
+    ///
+    /// # Errors
+    /// All mistakes, each naming its key, its value and the nearest one that works.
+    pub fn validate(&self) -> Result<(), Vec<RecipeError>> {
+        let mut report = Report::default();
+        self.validate_density(&mut report);
+        self.validate_mutation(&mut report);
+        self.validate_objective(&mut report);
+        self.validate_optimizer(&mut report);
+        self.validate_schedule(&mut report);
+        self.validate_run(&mut report);
+        if report.0.is_empty() { Ok(()) } else { Err(report.0) }
+    }
+
+    fn validate_density(&self, report: &mut Report) {
+        if let Some(density) = self.density {
+            report.above("density", density, 0.0, 1.0, 0.01);
+        }
+        if let Some(sparsity) = self.sparsity {
+            report.below_one("sparsity", sparsity, 0.99);
+        }
+        if let (Some(density), Some(sparsity)) = (self.density, self.sparsity)
+            && (density + sparsity - 1.0).abs() > SAME_DENSITY
+        {
+            let why = format!("contradicts sparsity = {sparsity}; give one of them");
+            report.add("density", density, why, round(1.0 - sparsity));
+        }
+        for (name, layer) in &self.layers {
+            let table = format!("layers.\"{name}\"");
+            if let Some(density) = layer.density {
+                report.above(&format!("{table}.density"), density, 0.0, 1.0, 0.01);
+            }
+            let shaped = layer.density.is_some() || layer.scheme.is_some();
+            if layer.dense == Some(true) && shaped {
+                report.add(format!("{table}.dense"), true, "contradicts the density or scheme beside it", false);
+            }
+        }
+    }
+
+    fn validate_mutation(&self, report: &mut Report) {
+        let (em, ems, mutates) = (self.policy.0.name() == "mest-em", self.policy.0.name() == "mest-ems", self.policy.0.mutates());
+        report.idle("drop", self.drop.as_ref(), em, "policy = mest-em");
+        report.idle("grow-to", self.grow_to.as_ref(), ems, "policy = mest-ems");
+        report.idle("stages", self.stages.as_ref(), mutates, "a policy that mutates");
+        report.idle("mutate-every", self.mutate_every, mutates, "a policy that mutates");
+        let density = self.density();
+        let counts_iterations = self.stages.iter().flat_map(|stages| stages.iter()).chain(&self.mutate_every);
+        let told = !counts_iterations.into_iter().any(|span| matches!(span, Span::Iterations(_)));
+        if mutates && told && density > 0.0 && density <= 1.0 && self.epochs > 0 {
+            let iterations = self.epochs.saturating_mul(MANY_ITERATIONS);
+            let mistakes = self.mutation().validate(density, self.epochs, iterations).err();
+            report.0.extend(mistakes.into_iter().flatten().map(RecipeError::from));
+        }
+    }
+
+    /// What [`Recipe::validate`] can't tell before the data is known: whether mutations, stages and the end of the run come in iterations
+    /// that there are.
+    ///
+    /// # Errors
+    /// All mistakes, as in [`Recipe::validate`].
+    pub fn validate_length(&self, iterations_per_epoch: usize) -> Result<(), Vec<RecipeError>> {
+        let iterations = self.epochs.saturating_mul(iterations_per_epoch);
+        let mut report = Report::default();
+        if let Some(Span::Iterations(every)) = self.mutate_every
+            && every as u128 > iterations as u128
+        {
+            report.add("mutate-every", Span::Iterations(every), format!("is more than the run's {iterations} iterations"), Span::Epochs(1));
+        } else if self.policy.0.mutates() {
+            let mistakes = self.mutation().validate(self.density(), self.epochs, iterations).err();
+            report.0.extend(mistakes.into_iter().flatten().map(RecipeError::from));
+        }
+        if report.0.is_empty() { Ok(()) } else { Err(report.0) }
+    }
+
+    fn validate_objective(&self, report: &mut Report) {
+        report.below_one("label-smoothing", self.label_smoothing, 0.9);
+        if self.loss == Loss::Mse && self.label_smoothing != 0.0 {
+            report.add("label-smoothing", self.label_smoothing, "has an effect only with loss = cross-entropy", 0);
+        }
+    }
+
+    fn validate_optimizer(&self, report: &mut Report) {
+        report.above("lr", self.learning_rate(), 0.0, f64::MAX, if self.optimizer == OptimizerName::Sgd { 0.1 } else { 1e-3 });
+        report.below_one("momentum", self.momentum, 0.99);
+        if self.nesterov && (self.momentum == 0.0 || self.optimizer != OptimizerName::Sgd) {
+            report.add("nesterov", true, "needs optimizer = sgd with momentum", false);
+        }
+        if self.betas.len() != 2 {
+            report.add("betas", &self.betas, "two values are needed", "0.9,0.999");
+        }
+        for &beta in self.betas.iter() {
+            report.below_one("betas", beta, 0.999);
+        }
+        report.above("eps", self.eps, 0.0, f64::MAX, 1e-8);
+        report.within("weight-decay", self.weight_decay, 0.0, f64::MAX);
+        if let Some(norm) = self.clip_norm {
+            report.above("clip-norm", norm, 0.0, f64::MAX, 1.0);
+        }
+    }
+
+    fn validate_schedule(&self, report: &mut Report) {
+        let step = self.lr_schedule == ScheduleName::Step;
+        report.idle("milestones", self.milestones.as_ref(), step, "lr-schedule = step");
+        match &self.milestones {
+            Some(milestones) => self.validate_moments(report, "milestones", milestones),
+            None if step => report.add("lr-schedule", "step", "needs milestones", "milestones = 0.5,0.75 beside it"),
+            None => {}
+        }
+        report.above("gamma", self.gamma, 0.0, 1.0, 0.1);
+        report.within("floor", self.floor, 0.0, self.learning_rate());
+        if let Some(warmup) = self.warmup
+            && self.part_of_run(warmup).is_some_and(|share| share >= 1.0)
+        {
+            report.add(
+                "warmup",
+                warmup,
+                format!("leaves nothing of {} epochs", self.epochs),
+                Span::Epochs(self.epochs.saturating_sub(1) as u64),
+            );
+        }
+    }
+
+    fn validate_run(&self, report: &mut Report) {
+        report.at_least_one("batch", self.batch);
+        report.at_least_one("epochs", self.epochs);
+        if let Some(threads) = self.threads {
+            report.at_least_one("threads", threads);
+        }
+        if self.seed > LARGEST_SEED {
+            report.add("seed", self.seed, "is more than a TOML file can hold", LARGEST_SEED);
+        }
+        if let Some(Err(error)) = self.data.as_deref().map(crate::data::format) {
+            let (key, value) = ("data".to_owned(), self.data.clone().unwrap_or_default());
+            report.0.push(RecipeError::Kind { key, value, why: error.to_string() });
+        }
+    }
+
+    /// How much of the run has passed at a moment, where that can be told before the data is known.
+    fn part_of_run(&self, moment: Span) -> Option<f64> {
+        match moment {
+            Span::Epochs(epochs) => Some(epochs as f64 / self.epochs.max(1) as f64),
+            Span::Share(share) => Some(share),
+            Span::Iterations(_) => None,
+        }
+    }
+
+    /// Moments must come in order and before the end.
+    fn validate_moments(&self, report: &mut Report, key: &str, moments: &List<Span>) {
+        let parts: Vec<f64> = moments.iter().filter_map(|&moment| self.part_of_run(moment)).collect();
+        if let Some(&late) = parts.iter().find(|&&part| part >= 1.0) {
+            let why = format!("one lies at or after the end of {} epochs", self.epochs);
+            report.add(
+                key,
+                moments,
+                why,
+                format!("{} or earlier in place of {}", self.epochs.saturating_sub(1), late * self.epochs as f64),
+            );
+        }
+        let counts: Vec<u64> =
+            moments.iter().filter_map(|moment| if let Span::Iterations(count) = moment { Some(*count) } else { None }).collect();
+        if !parts.is_sorted_by(|a, b| a < b) || !counts.is_sorted_by(|a, b| a < b) {
+            report.add(key, moments, "must ascend", "the same in ascending order");
+        }
+    }
+}
+
+/// Without the noise of a subtraction from 1.
+fn round(density: f64) -> f64 {
+    (density * 1e9).round() / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(flags: &[(&str, &str)]) -> Vec<String> {
+        let recipe = Recipe::default().with(flags.iter().copied()).unwrap();
+        recipe.validate().err().unwrap_or_default().iter().map(RecipeError::to_string).collect()
+    }
+
+    /// Flags, what one message begins with, and what it offers.
+    type Case = (&'static [(&'static str, &'static str)], &'static str, &'static str);
+
+    #[test]
+    fn the_default_and_the_published_recipes_are_valid() {
+        let em: &[(&str, &str)] = &[("policy", "mest-em"), ("drop", "0.2,0.1,0"), ("stages", "90,120"), ("mutate-every", "5ep")];
+        let ems: &[(&str, &str)] = &[("sparsity", "0.9"), ("grow-to", "0.15,0.125,0.1"), ("stages", "90,120")];
+        let step: &[(&str, &str)] = &[("lr-schedule", "step"), ("milestones", "80,120"), ("data", "cifar10:x"), ("warmup", "8")];
+        for flags in [&[][..], em, ems, step] {
+            assert_eq!(mistakes(flags), Vec::<String>::new(), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn each_mistake_names_key_value_and_a_way_out() {
+        let cases: &[Case] = &[
+            (&[("density", "0")], "density = 0:", "0.01"),
+            (&[("density", "1.5")], "density = 1.5:", "is 1"),
+            (&[("sparsity", "1")], "sparsity = 1:", "0.99"),
+            (&[("density", "0.2"), ("sparsity", "0.9")], "density = 0.2: contradicts sparsity = 0.9", "is 0.1"),
+            (&[("batch", "0")], "batch = 0:", "is 1"),
+            (&[("epochs", "0")], "epochs = 0:", "is 1"),
+            (&[("threads", "0")], "threads = 0:", "is 1"),
+            (&[("lr", "0")], "lr = 0:", "0.1"),
+            (&[("lr", "-1"), ("optimizer", "adam")], "lr = -1:", "0.001"),
+            (&[("momentum", "1")], "momentum = 1:", "0.99"),
+            (&[("momentum", "0"), ("nesterov", "true")], "nesterov = true:", "false"),
+            (&[("betas", "0.9")], "betas = 0.9:", "0.9,0.999"),
+            (&[("betas", "0.9,1")], "betas = 1:", "0.999"),
+            (&[("eps", "0")], "eps = 0:", "0.00000001"),
+            (&[("weight-decay", "-0.1")], "weight-decay = -0.1:", "is 0"),
+            (&[("clip-norm", "0")], "clip-norm = 0:", "is 1"),
+            (&[("label-smoothing", "1")], "label-smoothing = 1:", "0.9"),
+            (&[("label-smoothing", "0.1"), ("loss", "mse")], "label-smoothing = 0.1:", "is 0"),
+            (&[("gamma", "2")], "gamma = 2:", "is 1"),
+            (&[("floor", "0.5")], "floor = 0.5:", "0.1"),
+            (&[("warmup", "160")], "warmup = 160ep:", "159ep"),
+            (&[("lr-schedule", "step")], "lr-schedule = step:", "milestones"),
+            (&[("milestones", "3")], "milestones = 3ep:", "leaving milestones out"),
+            (&[("lr-schedule", "step"), ("milestones", "90,80")], "milestones = 90ep,80ep:", "ascending"),
+            (&[("stages", "90,160")], "stages = 90ep,160ep:", "90ep"),
+            (&[("stages", "90,120"), ("grow-to", "0.2,0.1")], "grow-to = 0.2,0.1: 2 densities", "0.2,0.1,0.1"),
+            (&[("grow-to", "0.2,0.15,0.12")], "grow-to = 0.2,0.15,0.12:", "0.2,0.15,0.1"),
+            (&[("grow-to", "0.05,0.2,0.1")], "grow-to = 0.05,0.2,0.1:", "0.1,0.2,0.1"),
+            (&[("policy", "mest-em"), ("drop", "0.2,0.1,0.1")], "drop = 0.2,0.1,0.1:", "0.2,0.1,0"),
+            (&[("mutate-every", "100")], "mutate-every = 100ep:", "ep"),
+            (&[("drop", "0.2,0.1,0")], "drop = 0.2,0.1,0: has an effect only with policy = mest-em", "leaving drop out"),
+            (&[("mutate-every", "0ep")], "mutate-every = 0ep:", "1ep"),
+            (&[("seed", "9300000000000000000")], "seed = 9300000000000000000:", "9223372036854775807"),
+            (&[("data", "cifar:x")], "data = cifar:x:", "did you mean cifar10"),
+        ];
+        for (flags, start, offer) in cases {
+            let found = mistakes(flags);
+            assert!(found.iter().any(|text| text.starts_with(start) && text.contains(offer)), "{flags:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn iterations_are_checked_once_their_number_is_known() {
+        let with = |flags: &[(&str, &str)]| Recipe::default().with(flags.iter().copied()).unwrap();
+        let sound = with(&[("mutate-every", "100it"), ("stages", "1000it,2000it")]);
+        assert!(sound.validate().is_ok() && sound.validate_length(100).is_ok());
+        let late = sound.validate_length(10).unwrap_err();
+        assert!(late[0].to_string().starts_with("stages = 1000it,2000it:"), "{late:?}");
+        let rare = with(&[("mutate-every", "999999999999999it")]).validate_length(10).unwrap_err();
+        assert!(rare[0].to_string().contains("the run's 1600 iterations"), "{rare:?}");
+        assert!(with(&[("mutate-every", "0it")]).validate_length(10).is_err());
+        assert!(with(&[("epochs", "1")]).validate_length(2).is_err(), "no room for three stages");
+    }
+
+    #[test]
+    fn all_mistakes_come_at_once() {
+        let mut recipe = Recipe { batch: 0, lr: Some(f64::NAN), momentum: f64::NAN, eps: f64::INFINITY, ..Recipe::default() };
+        let layer = super::super::LayerRecipe { density: Some(2.0), dense: Some(true), ..Default::default() };
+        recipe.layers.insert("fc.weight".to_owned(), layer);
+        let found = recipe.validate().unwrap_err();
+        let text = found.iter().map(RecipeError::to_string).collect::<Vec<_>>().join("\n");
+        for key in ["batch", "lr", "momentum", "eps", "layers.\"fc.weight\".density", "layers.\"fc.weight\".dense"] {
+            assert!(text.contains(&format!("{key} = ")), "{key}: {text}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Values of a recipe that have a notation of their own.
+
+use super::choice::{ChoiceError, choice};
+use super::nearest::nearest;
+use crate::mutation::{POLICIES, Policy, Span};
+use serde::de::{Deserialize, Deserializer, Error as _};
+use serde::ser::{Serialize, Serializer};
+use serde_json::Value;
+use std::fmt;
+use std::str::FromStr;
+
+choice! {
+    /// How the density is spread over the sparse layers.
+    pub enum Distribution ("distribution") {
+        /// The same density for each of them.
+        Uniform = "uniform",
+    }
+}
+
+choice! {
+    /// What is minimised.
+    pub enum Loss ("loss") {
+        /// Cross-entropy of the softmax, mean over the batch.
+        CrossEntropy = "cross-entropy",
+        /// Mean of squared differences, over all elements.
+        Mse = "mse",
+    }
+}
+
+choice! {
+    /// The update rule.
+    pub enum OptimizerName ("optimizer") {
+        /// Gradient descent, with momentum unless that is 0.
+        Sgd = "sgd",
+        /// Adam, weight decay added to the gradient.
+        Adam = "adam",
+        /// Adam, weight decay apart from the gradient.
+        AdamW = "adamw",
+    }
+}
+
+choice! {
+    /// How the learning rate goes on after the warm-up.
+    pub enum ScheduleName ("lr-schedule") {
+        /// Half a cosine down to the floor.
+        Cosine = "cosine",
+        /// Times gamma at each milestone.
+        Step = "step",
+        /// As it is.
+        Constant = "constant",
+    }
+}
+
+choice! {
+    /// Vector instructions.
+    pub enum IsaName ("isa") {
+        /// The best that the machine has.
+        Auto = "auto",
+        /// AVX-512.
+        Avx512 = "avx512",
+        /// AVX2 and FMA.
+        Avx2 = "avx2",
+        /// NEON.
+        Neon = "neon",
+        /// Whatever there is.
+        Portable = "portable",
+    }
+}
+
+choice! {
+    /// What runs the program.
+    pub enum EngineName ("engine") {
+        /// Compiled in memory.
+        Jit = "jit",
+        /// Evaluated in f64: the oracle.
+        Interp = "interp",
+        /// Rust source, built by cargo.
+        Rust = "rust",
+    }
+}
+
+/// One of the [`POLICIES`], by its name.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyName(pub &'static dyn Policy);
+
+impl Default for PolicyName {
+    fn default() -> Self {
+        PolicyName(POLICIES[0])
+    }
+}
+
+impl PartialEq for PolicyName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name() == other.0.name()
+    }
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0.name())
+    }
+}
+
+impl FromStr for PolicyName {
+    type Err = ChoiceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let names = || POLICIES.iter().map(|policy| policy.name());
+        let found = POLICIES.into_iter().find(|policy| policy.name() == text).map(PolicyName);
+        found.ok_or_else(|| ChoiceError {
+            what: "policy",
+            given: text.to_owned(),
+            nearest: nearest(text, names()).unwrap_or_default(),
+            known: names().collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+impl Serialize for PolicyName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for PolicyName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Text that is no [`Span`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no length of training: write epochs as 90 or 90ep, iterations as 1000it, or a share of the run as 0.5")]
+pub struct ParseSpanError(String);
+
+impl FromStr for Span {
+    type Err = ParseSpanError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || ParseSpanError(text.to_owned());
+        let count = |digits: &str| digits.trim().parse::<u64>().map_err(|_| wrong());
+        if let Some(iterations) = text.strip_suffix("it") {
+            return count(iterations).map(Span::Iterations);
+        }
+        if let Some(epochs) = text.strip_suffix("ep") {
+            return count(epochs).map(Span::Epochs);
+        }
+        if let Ok(epochs) = text.parse::<u64>() {
+            return Ok(Span::Epochs(epochs));
+        }
+        text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).map(Span::Share).ok_or_else(wrong)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match Value::deserialize(deserializer)? {
+            Value::String(text) => text,
+            value => value.to_string(),
+        };
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Several values: `[1, 2]`, or `1,2` as text, or one alone. Empty text is none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct List<T>(pub Vec<T>);
+
+impl<T> std::ops::Deref for List<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for List<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.iter().map(T::to_string).collect::<Vec<_>>().join(","))
+    }
+}
+
+impl<T: Serialize> Serialize for List<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for List<T>
+where
+    T: FromStr,
+    T::Err: fmt::Display,
+{
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = |value: Value| match value {
+            Value::String(text) => text,
+            value => value.to_string(),
+        };
+        let items: Vec<String> = match Value::deserialize(deserializer)? {
+            Value::Array(values) => values.into_iter().map(text).collect(),
+            value => text(value).split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect(),
+        };
+        let parse = |item: String| item.parse().map_err(|error| D::Error::custom(format!("`{item}`: {error}")));
+        items.into_iter().map(parse).collect::<Result<_, _>>().map(List)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn spans_are_read_from_text_and_numbers() {
+        let cases = [
+            (json!("90"), Span::Epochs(90)),
+            (json!(90), Span::Epochs(90)),
+            (json!("5ep"), Span::Epochs(5)),
+            (json!("1000it"), Span::Iterations(1000)),
+            (json!(0.5), Span::Share(0.5)),
+            (json!("1.0"), Span::Share(1.0)),
+        ];
+        for (value, expected) in cases {
+            let span: Span = serde_json::from_value(value.clone()).unwrap();
+            assert_eq!(span, expected, "{value}");
+            assert_eq!(span.to_string().parse::<Span>().unwrap(), span);
+        }
+        for wrong in ["", "-1", "1.5", "xep", "1.5it", "NaN"] {
+            assert!(wrong.parse::<Span>().unwrap_err().to_string().contains("1000it"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn policies_go_by_their_names() {
+        for policy in POLICIES {
+            let name: PolicyName = policy.name().parse().unwrap();
+            assert_eq!(serde_json::from_value::<PolicyName>(json!(name.to_string())).unwrap(), name);
+        }
+        assert_eq!(PolicyName::default().to_string(), "mest-ems");
+        assert!("mest-ens".parse::<PolicyName>().unwrap_err().to_string().contains("did you mean `mest-ems`? Known: mest-ems, mest-em,"));
+    }
+
+    #[test]
+    fn lists_are_arrays_or_text() {
+        let read = |value| serde_json::from_value::<List<f64>>(value).map(|list| list.0).map_err(|error| error.to_string());
+        assert_eq!(read(json!([0.2, 0])), Ok(vec![0.2, 0.0]));
+        assert_eq!(read(json!("0.2, 0.1,0")), Ok(vec![0.2, 0.1, 0.0]));
+        assert_eq!(read(json!(0.5)), Ok(vec![0.5]));
+        assert_eq!(read(json!("")), Ok(vec![]));
+        assert!(read(json!("0.2,x")).unwrap_err().contains("`x`"));
+    }
+}

@@ -1,0 +1,105 @@
+//! Loss and accuracy over a split.
+
+use super::TrainError;
+use crate::data::{Dataset, Split, loader::Batch, loader::Loader};
+use crate::manifest::Element;
+use crate::network::{self, Network, Phase, Target};
+use crate::recipe::Recipe;
+
+/// What a network makes of a split.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Mean over the examples.
+    pub loss: f64,
+    /// Share of examples whose first largest output is their class.
+    pub accuracy: f64,
+    /// The network's output, `[example][class]`, in the split's order.
+    pub logits: Vec<f32>,
+}
+
+/// Runs `net` over `split`, a split of `data`, in its order, without augmentation; running statistics stand in for those of the batch.
+///
+/// # Errors
+/// Data that doesn't fit the network.
+pub fn evaluate(net: &mut dyn Network, data: &Dataset, split: &Split, recipe: &Recipe) -> Result<Evaluation, TrainError> {
+    check_fit(net, data)?;
+    let loader = Loader::new(data, split, net.manifest().batch, recipe.normalization(data), &[], recipe.seed)?;
+    let order: Vec<u32> = (0..split.len() as u32).collect();
+    let (mut loss, mut correct, mut logits) = (0.0, 0, Vec::new());
+    let mut targets = Targets::new(data.classes);
+    loader.for_each(0, &order, |batch| -> Result<(), TrainError> {
+        targets.load(net, batch)?;
+        net.run(Phase::Evaluate);
+        let report = network::report(net);
+        loss += report.loss * report.examples as f64;
+        let output = network::output(net);
+        correct += hits(&output, &batch.labels);
+        logits.extend(output);
+        Ok(())
+    })?;
+    let examples = split.len().max(1) as f64;
+    Ok(Evaluation { loss: loss / examples, accuracy: correct as f64 / examples, logits })
+}
+
+/// Examples whose first largest output is their label.
+pub(super) fn hits(output: &[f32], labels: &[u32]) -> usize {
+    let elements = output.len() / labels.len().max(1);
+    if elements == 0 {
+        return 0;
+    }
+    let first_largest = |row: &[f32]| (1..row.len()).fold(0, |best, index| if row[index] > row[best] { index } else { best });
+    output.chunks_exact(elements).zip(labels).filter(|&(row, &label)| first_largest(row) == label as usize).count()
+}
+
+/// Whether the network takes the examples and classes of `data`.
+pub(super) fn check_fit(net: &dyn Network, data: &Dataset) -> Result<(), TrainError> {
+    let manifest = net.manifest();
+    let unfit = |why: String, fix: &str| Err(TrainError::Unfit { data: data.name.clone(), why, fix: fix.to_owned() });
+    let io = &manifest.io;
+    let taken: usize = io.input_dims.iter().product();
+    if taken != data.elements() {
+        let why = format!("examples are {:?}, the model's input `{}` takes {:?}", data.dims, io.input_name, io.input_dims);
+        return unfit(why, "take a model of that shape, or other data");
+    }
+    let outputs = match io.target.element {
+        Element::U32 => manifest.classes,
+        Element::F32 => io.target.len / manifest.batch.max(1),
+    };
+    let fits = match io.target.element {
+        Element::U32 => outputs >= data.classes,
+        Element::F32 => outputs == data.classes,
+    };
+    if !fits {
+        let why = format!("it has {} classes, the model's output `{}` has {outputs}", data.classes, io.output.name);
+        return unfit(why, "take a model with as many outputs, or other data");
+    }
+    Ok(())
+}
+
+/// Loads batches into networks whose target is a class, or the class as values (1 at its place).
+pub(super) struct Targets {
+    classes: usize,
+    values: Vec<f32>,
+}
+
+impl Targets {
+    pub(super) fn new(classes: usize) -> Self {
+        Targets { classes, values: Vec::new() }
+    }
+
+    pub(super) fn load(&mut self, net: &mut dyn Network, batch: &Batch) -> Result<(), TrainError> {
+        let examples = batch.labels.len();
+        let target = match net.manifest().io.target.element {
+            Element::U32 => Target::Labels(&batch.labels),
+            Element::F32 => {
+                self.values.clear();
+                self.values.resize(examples * self.classes, 0.0);
+                for (row, &label) in self.values.chunks_exact_mut(self.classes).zip(&batch.labels) {
+                    row[label as usize] = 1.0;
+                }
+                Target::Values(&self.values)
+            }
+        };
+        Ok(network::load_batch(net, &batch.input, target, examples)?)
+    }
+}

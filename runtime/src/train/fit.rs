@@ -1,0 +1,282 @@
+//! Epochs of iterations, from the recipe to the report.
+
+use super::checkpoint::{Checkpoint, Position};
+use super::evaluate::{Targets, check_fit, evaluate, hits};
+use super::{CHECKPOINT, EpochMetrics, FitReport, Observer, Plan, Step, TrainError};
+use crate::arena::Arena;
+use crate::data::{Dataset, loader::Batch, loader::Loader};
+use crate::manifest::{Element, Manifest};
+use crate::mutation::Mutator;
+use crate::network::{self, Network, Phase, StepReport};
+use crate::optim::Hyper;
+use crate::recipe::Recipe;
+use crate::sampling::{Sampling, Uniform};
+use crate::sparse::state::{self, StateError};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Puts a network into the state that a run of `recipe` begins with: the model's weights under initial masks, no moments.
+///
+/// # Errors
+/// A model that doesn't hold what its description says.
+pub fn initialize(net: &mut dyn Network, recipe: &Recipe) -> Result<(), StateError> {
+    let masks = recipe.policy.0.initial_masks();
+    with_parts(net, |manifest, arena| state::initialize(manifest, arena, &masks, recipe.seed))
+}
+
+/// Trains `net`, which has been initialised (see [`initialize`]), on `data` as `recipe` says.
+///
+/// In `run_dir`, created if absent, every epoch leaves a checkpoint and the metrics so far. With `resume`, a checkpoint that is there is gone on from,
+/// whatever state `net` is in, and the result is the same bit for bit as that of a run that was never interrupted; without a checkpoint the run begins.
+///
+/// # Errors
+/// [`TrainError::is_refusal`] tells what was refused before the first step from what failed later; the last checkpoint stays in either case.
+pub fn fit(
+    net: &mut dyn Network,
+    data: &Dataset,
+    recipe: &Recipe,
+    run_dir: Option<&Path>,
+    resume: bool,
+    observer: &mut dyn Observer,
+) -> Result<FitReport, TrainError> {
+    let mut run = Run::new(net, data, recipe, run_dir)?;
+    if resume {
+        run.resume()?;
+    }
+    observer.begin(run.done, recipe.epochs);
+    while run.done < recipe.epochs {
+        let metrics = run.epoch(observer)?;
+        if observer.epoch(&metrics).is_break() {
+            break;
+        }
+    }
+    Ok(run.report())
+}
+
+/// Whether `recipe` can train `net` on `data`: what [`fit`] refuses, before anything is written.
+///
+/// # Errors
+/// All mistakes of the recipe, or data that doesn't fit the network.
+pub fn check(net: &dyn Network, data: &Dataset, recipe: &Recipe) -> Result<Plan, TrainError> {
+    let plan = Plan::new(recipe, data.train.len()).map_err(TrainError::Recipe)?;
+    check_fit(net, data)?;
+    check_data(net.manifest(), data, recipe)?;
+    Ok(plan)
+}
+
+/// Lends description and memory at once: the arena leaves the network meanwhile.
+fn with_parts<T>(net: &mut dyn Network, act: impl FnOnce(&Manifest, &mut Arena) -> T) -> T {
+    let mut arena = std::mem::replace(net.arena_mut(), Arena::new(0));
+    let result = act(net.manifest(), &mut arena);
+    *net.arena_mut() = arena;
+    result
+}
+
+/// Sums over the examples of an epoch, in their order.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    loss: f64,
+    correct: usize,
+    examples: usize,
+}
+
+impl Totals {
+    fn add(&mut self, report: StepReport) {
+        self.loss += report.loss * report.examples as f64;
+        self.correct += report.correct;
+        self.examples += report.examples;
+    }
+
+    fn loss(&self) -> f64 {
+        self.loss / self.examples.max(1) as f64
+    }
+
+    fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.examples.max(1) as f64
+    }
+}
+
+/// A training under way.
+struct Run<'a> {
+    net: &'a mut dyn Network,
+    data: &'a Dataset,
+    recipe: &'a Recipe,
+    run_dir: Option<&'a Path>,
+    plan: Plan,
+    mutator: Mutator,
+    sampling: Box<dyn Sampling>,
+    targets: Targets,
+    data_hash: u64,
+    /// Epochs done.
+    done: usize,
+    metrics: Vec<EpochMetrics>,
+    began: Instant,
+    /// Seconds before this process.
+    earlier_s: f64,
+}
+
+impl<'a> Run<'a> {
+    fn new(net: &'a mut dyn Network, data: &'a Dataset, recipe: &'a Recipe, run_dir: Option<&'a Path>) -> Result<Self, TrainError> {
+        let began = Instant::now();
+        let plan = check(net, data, recipe)?;
+        if let Some(folder) = run_dir {
+            let failed = |source| TrainError::Write { path: folder.to_owned(), source };
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let mutator = Mutator::new(net.manifest(), plan.mutation.clone(), recipe.seed);
+        Ok(Run {
+            mutator,
+            plan,
+            sampling: Box::new(Uniform::new(0..data.train.len() as u32, recipe.seed)),
+            targets: Targets::new(data.classes),
+            data_hash: data.train.fingerprint(),
+            done: 0,
+            metrics: Vec::new(),
+            earlier_s: 0.0,
+            net,
+            data,
+            recipe,
+            run_dir,
+            began,
+        })
+    }
+
+    fn checkpoint_path(&self) -> Option<PathBuf> {
+        self.run_dir.map(|folder| folder.join(CHECKPOINT))
+    }
+
+    /// Takes the state of the checkpoint, if there is one.
+    fn resume(&mut self) -> Result<(), TrainError> {
+        let Some(path) = self.checkpoint_path().filter(|path| path.exists()) else { return Ok(()) };
+        let checkpoint = Checkpoint::read(&path)?;
+        checkpoint.check_run(&path, self.recipe, &self.data.name, self.data_hash)?;
+        with_parts(self.net, |manifest, arena| checkpoint.restore(manifest, arena))?;
+        self.done = checkpoint.epoch as usize;
+        self.metrics = checkpoint.metrics;
+        self.earlier_s = checkpoint.wall_s;
+        self.write_metrics()
+    }
+
+    fn epoch(&mut self, observer: &mut dyn Observer) -> Result<EpochMetrics, TrainError> {
+        let (data, recipe, epoch) = (self.data, self.recipe, self.done);
+        let batch = self.net.manifest().batch;
+        let loader = Loader::new(data, &data.train, batch, recipe.normalization(data), recipe.augmentations(data), recipe.seed)?;
+        let order = self.sampling.order(epoch);
+        let began = Instant::now();
+        let (mut totals, mut iteration, mut learning_rate) = (Totals::default(), epoch * self.plan.per_epoch, 0.0);
+        loader.for_each(epoch, &order, |batch| -> Result<(), TrainError> {
+            self.mutate(iteration, observer)?;
+            learning_rate = self.plan.learning_rate.at(&self.plan.progress(iteration));
+            totals.add(self.step(batch, iteration, learning_rate)?);
+            iteration += 1;
+            observer.step(&Step {
+                epoch: epoch + 1,
+                epochs: self.plan.epochs,
+                iteration: iteration - epoch * self.plan.per_epoch,
+                iterations: self.plan.per_epoch,
+                examples: batch.labels.len(),
+                loss: totals.loss(),
+                accuracy: totals.accuracy(),
+                learning_rate,
+            });
+            Ok(())
+        })?;
+        let seconds = began.elapsed().as_secs_f64();
+        let tested = evaluate(self.net, data, &data.test, recipe)?;
+        let metrics = EpochMetrics {
+            epoch: epoch as u32 + 1,
+            train_loss: totals.loss(),
+            train_accuracy: totals.accuracy(),
+            test_loss: tested.loss,
+            test_accuracy: tested.accuracy,
+            density: state::density(self.net.manifest(), self.net.arena()),
+            learning_rate,
+            images_per_s: totals.examples as f64 / seconds.max(f64::MIN_POSITIVE),
+            examples: totals.examples as u32,
+        };
+        self.metrics.push(metrics.clone());
+        self.done += 1;
+        self.write_checkpoint()?;
+        self.write_metrics()?;
+        Ok(metrics)
+    }
+
+    /// Changes the masks if it is time.
+    fn mutate(&mut self, iteration: usize, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let progress = self.plan.progress(iteration);
+        if self.mutator.due(&progress) {
+            let mutator = &mut self.mutator;
+            let layers = with_parts(self.net, |manifest, arena| mutator.event(manifest, arena, &progress));
+            observer.mutation(iteration as u64, &layers);
+        }
+        Ok(())
+    }
+
+    /// One iteration: forward, backward, update.
+    fn step(&mut self, batch: &Batch, iteration: usize, learning_rate: f64) -> Result<StepReport, TrainError> {
+        self.targets.load(self.net, batch)?;
+        let (hyper, seed) = (self.net.manifest().io.hyper, self.net.manifest().io.seed);
+        let arena = self.net.arena_mut();
+        let (rule, recipe, number) = (&self.plan.optimizer, self.recipe, iteration as u64);
+        Hyper::write(arena.floats_mut(hyper), rule, learning_rate, recipe.weight_decay, recipe.clip_norm, number + 1);
+        let words = [recipe.seed as u32, (recipe.seed >> 32) as u32, number as u32, (number >> 32) as u32];
+        arena.words_mut(seed).copy_from_slice(&words);
+        self.net.run(Phase::Train);
+        let mut report = network::report(self.net);
+        if !report.loss.is_finite() {
+            return Err(self.diverged(report.loss, iteration, learning_rate));
+        }
+        if self.net.manifest().io.target.element == Element::F32 {
+            report.correct = hits(&network::output(self.net), &batch.labels);
+        }
+        Ok(report)
+    }
+
+    fn diverged(&self, loss: f64, iteration: usize, learning_rate: f64) -> TrainError {
+        let kept = match (self.checkpoint_path(), self.done) {
+            (Some(path), done) if done > 0 => format!("{} keeps the state after epoch {done}", path.display()),
+            _ => "no epoch was finished before".to_owned(),
+        };
+        TrainError::Diverged { loss, epoch: self.done + 1, iteration: iteration as u64 + 1, learning_rate, kept }
+    }
+
+    fn wall_s(&self) -> f64 {
+        self.earlier_s + self.began.elapsed().as_secs_f64()
+    }
+
+    fn write_checkpoint(&self) -> Result<(), TrainError> {
+        let Some(path) = self.checkpoint_path() else { return Ok(()) };
+        let position = Position {
+            recipe: self.recipe,
+            epoch: self.done,
+            iteration: (self.done * self.plan.per_epoch) as u64,
+            data_hash: self.data_hash,
+            wall_s: self.wall_s(),
+            metrics: &self.metrics,
+        };
+        Checkpoint::capture(self.net.manifest(), self.net.arena(), position).write(&path)
+    }
+
+    fn write_metrics(&self) -> Result<(), TrainError> {
+        self.run_dir.map_or(Ok(()), |folder| self.report().write(folder))
+    }
+
+    fn report(&self) -> FitReport {
+        let planned = self.net.manifest().plan.iter().map(|line| line.bytes).sum();
+        FitReport::new(&self.metrics, planned, self.wall_s(), self.done >= self.recipe.epochs)
+    }
+}
+
+/// Whether there is something to train and test on, in the batch that the network was compiled for.
+fn check_data(manifest: &Manifest, data: &Dataset, recipe: &Recipe) -> Result<(), TrainError> {
+    let unfit = |why: String, fix: &str| Err(TrainError::Unfit { data: data.name.clone(), why, fix: fix.to_owned() });
+    if data.train.is_empty() || data.test.is_empty() {
+        let why = format!("{} training and {} test examples", data.train.len(), data.test.len());
+        return unfit(why, "both are needed");
+    }
+    if manifest.batch != recipe.batch {
+        let why = format!("the network was compiled for batches of {}, the recipe says batch = {}", manifest.batch, recipe.batch);
+        return unfit(why, "compile it with the same recipe");
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! What is measured, epoch by epoch, and the files that keep it.
+
+use super::{METRICS_CSV, METRICS_JSON, TrainError, file::write_atomically};
+use serde::Serialize;
+use std::fmt::Write;
+use std::path::Path;
+
+/// Measurements of one epoch.
+#[derive(Clone, PartialEq, prost::Message, Serialize)]
+pub struct EpochMetrics {
+    /// Counted from 1.
+    #[prost(uint32, tag = "1")]
+    pub epoch: u32,
+    /// Mean over the training examples, each in the step that it was trained in.
+    #[prost(double, tag = "2")]
+    pub train_loss: f64,
+    /// Share of right predictions, counted alike.
+    #[prost(double, tag = "3")]
+    pub train_accuracy: f64,
+    /// Mean over the test split, after the epoch.
+    #[prost(double, tag = "4")]
+    pub test_loss: f64,
+    /// Share of right predictions on the test split, after the epoch.
+    #[prost(double, tag = "5")]
+    pub test_accuracy: f64,
+    /// Share of live weights in the sparse layers, after the epoch.
+    #[prost(double, tag = "6")]
+    pub density: f64,
+    /// In the epoch's last step.
+    #[prost(double, tag = "7")]
+    pub learning_rate: f64,
+    /// Training examples a second, mutation included and evaluation not.
+    #[prost(double, tag = "8")]
+    pub images_per_s: f64,
+    /// Training examples.
+    #[prost(uint32, tag = "9")]
+    pub examples: u32,
+}
+
+/// What a training has come to; `metrics.json` is this.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FitReport {
+    /// Every epoch, those before an interruption included.
+    pub epochs: Vec<EpochMetrics>,
+    /// After the last epoch.
+    pub test_accuracy: f64,
+    /// The best of all epochs.
+    pub best_test_accuracy: f64,
+    /// Bytes of the memory plan.
+    pub planned_bytes: usize,
+    /// Largest resident memory of the process, where the system tells it.
+    pub peak_rss_bytes: Option<u64>,
+    /// Seconds of training, those before an interruption included.
+    pub wall_s: f64,
+    /// Whether every epoch is done.
+    #[serde(skip)]
+    pub finished: bool,
+}
+
+impl FitReport {
+    /// Sums up `epochs`.
+    pub(super) fn new(epochs: &[EpochMetrics], planned_bytes: usize, wall_s: f64, finished: bool) -> Self {
+        FitReport {
+            test_accuracy: epochs.last().map_or(0.0, |epoch| epoch.test_accuracy),
+            best_test_accuracy: epochs.iter().map(|epoch| epoch.test_accuracy).fold(0.0, f64::max),
+            epochs: epochs.to_vec(),
+            planned_bytes,
+            peak_rss_bytes: peak_rss_bytes(),
+            wall_s,
+            finished,
+        }
+    }
+
+    /// Writes `metrics.csv` and `metrics.json` into `folder`.
+    pub(super) fn write(&self, folder: &Path) -> Result<(), TrainError> {
+        write_atomically(&folder.join(METRICS_CSV), self.csv().as_bytes())?;
+        let path = folder.join(METRICS_JSON);
+        let text = serde_json::to_string_pretty(self).map_err(|error| TrainError::Write { path: path.clone(), source: error.into() })?;
+        write_atomically(&path, text.as_bytes())
+    }
+
+    fn csv(&self) -> String {
+        let mut text =
+            String::from("epoch,train_loss,train_accuracy,test_loss,test_accuracy,density,learning_rate,images_per_s,examples\n");
+        for e in &self.epochs {
+            let losses = [e.train_loss, e.train_accuracy, e.test_loss, e.test_accuracy, e.density, e.learning_rate, e.images_per_s];
+            let values = losses.map(|value| value.to_string()).join(",");
+            // Writing to a string doesn't fail.
+            let _ = writeln!(text, "{},{values},{}", e.epoch, e.examples);
+        }
+        text
+    }
+}
+
+/// The largest resident memory that this process has had, in bytes; `None` where `/proc` doesn't tell.
+pub fn peak_rss_bytes() -> Option<u64> {
+    high_water_mark(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn high_water_mark(status: &str) -> Option<u64> {
+    let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(kibibytes.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> FitReport {
+        let epoch = |epoch, test_accuracy| EpochMetrics { epoch, test_accuracy, train_loss: 0.5, examples: 10, ..Default::default() };
+        FitReport::new(&[epoch(1, 0.9), epoch(2, 0.8)], 1000, 2.5, true)
+    }
+
+    #[test]
+    fn the_last_epoch_counts_and_the_best_is_beside_it() {
+        let report = report();
+        assert_eq!((report.test_accuracy, report.best_test_accuracy), (0.8, 0.9));
+    }
+
+    #[test]
+    fn files_hold_what_scripts_rely_on() {
+        let folder = tempfile::tempdir().unwrap();
+        report().write(folder.path()).unwrap();
+        let text = std::fs::read_to_string(folder.path().join(METRICS_JSON)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for key in ["epochs", "test_accuracy", "best_test_accuracy", "planned_bytes", "peak_rss_bytes", "wall_s"] {
+            assert!(json.get(key).is_some(), "{key}");
+        }
+        for key in ["epoch", "train_loss", "test_accuracy", "density", "images_per_s", "examples"] {
+            assert!(json["epochs"][1][key].is_number(), "{key}");
+        }
+        let csv = std::fs::read_to_string(folder.path().join(METRICS_CSV)).unwrap();
+        let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
+        assert_eq!(columns, [9, 9, 9]);
+        assert!(csv.lines().nth(2).unwrap().starts_with("2,0.5,"), "{csv}");
+    }
+
+    #[test]
+    fn the_high_water_mark_is_in_kibibytes() {
+        assert_eq!(high_water_mark("VmPeak:\t 9 kB\nVmHWM:\t  2048 kB\n"), Some(2 << 20));
+        assert_eq!(high_water_mark("VmHWM: many\n"), None);
+        if cfg!(target_os = "linux") {
+            assert!(peak_rss_bytes().is_some_and(|bytes| bytes > 1 << 20));
+        }
+    }
+}
