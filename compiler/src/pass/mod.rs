@@ -1,0 +1,8 @@
+//! Passes over the graph: a rewrite takes `&mut Graph`, an analysis returns a table.
+
+pub mod annotate_sparsity;
+pub mod attach_loss;
+pub mod differentiate;
+pub mod fuse;
+pub mod specialize;
+mod weight_view;
