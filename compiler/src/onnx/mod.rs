@@ -1,0 +1,34 @@
+//! ONNX is known in this folder and nowhere else.
+//!
+//! [`import`] turns a model file, as both PyTorch exporters write them, into a [`Graph`](crate::ir::Graph); [`template`](template::template)
+//! turns it back into a finished file with a known place for each parameter's values. In between, the file is first *prepared*
+//! (module `prepare`): whatever import decides about names - merged initialisers that become separate ones, constants that are weights -
+//! is done to the model itself, so graph and template cannot disagree. [`table`] maps each ONNX operation to what it becomes.
+
+mod attributes;
+mod external;
+mod fold;
+mod import;
+mod layers;
+mod order;
+mod pointwise;
+mod pooling;
+mod prepare;
+pub mod report;
+mod shapes;
+mod softmax;
+mod sparse;
+pub mod table;
+pub mod template;
+mod tensor;
+#[cfg(test)]
+mod tests;
+mod untie;
+mod wire;
+
+pub(crate) use import::summarize;
+pub use import::{Imported, Source, import, import_bytes};
+pub use prepare::OPSETS;
+pub use report::{ImportReport, Kind, Place, Problem};
+pub use sparse::sparse_initializers;
+pub use template::{TemplateError, append_metadata, template};

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Records the traces of this folder again: `python tests/traces/record.py` (needs torch, onnx, onnxscript, safetensors)."""
+
+import pathlib
+import sys
+
+import torch
+from torch import nn
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent / "examples" / "pytorch"))
+
+from record_trace import random_batches, random_masks, record, scatter  # noqa: E402
+
+
+def conv_bn(inputs, outputs, kernel, **arguments):
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, bias=False, **arguments), nn.BatchNorm2d(outputs))
+
+
+class Residual(nn.Module):
+    """Stride 2 with a 1x1 shortcut, an identity shortcut, a global average."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = conv_bn(3, 8, 3, padding=1)
+        self.down = conv_bn(8, 12, 3, stride=2, padding=1)
+        self.shortcut = conv_bn(8, 12, 1, stride=2)
+        self.body = conv_bn(12, 12, 3, padding=1)
+        self.linear = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.down(x) + self.shortcut(x))
+        x = torch.relu(self.body(x) + x)
+        return self.linear(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class Depthwise(nn.Module):
+    """Depthwise and grouped convolutions, ReLU6, dilation, padding on two sides only, a gate by product."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = conv_bn(2, 8, (3, 2), stride=(2, 1))
+        self.pad = nn.ZeroPad2d((1, 0, 2, 1))
+        self.depthwise = conv_bn(8, 8, 3, groups=8, padding=1)
+        self.grouped = conv_bn(8, 12, 3, groups=2, dilation=2, padding=2)
+        self.gate = nn.Conv2d(8, 12, 1)
+        self.linear = nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = nn.functional.relu6(self.stem(self.pad(x)))
+        x = nn.functional.relu6(self.depthwise(x))
+        x = self.grouped(x) * self.gate(x)
+        return self.linear(x.mean((2, 3)))
+
+
+class Pooling(nn.Module):
+    """Every pooling: padded, overlapping, ceil mode, averages with and without padding; dropout that drops nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, padding=1)
+        self.max = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+        self.middle = nn.Conv2d(6, 8, (1, 3), padding=(0, 1))
+        self.without = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
+        self.with_padding = nn.AvgPool2d(2, stride=1, padding=1)
+        self.dropout = nn.Dropout(0.0)
+        self.linear = nn.Linear(8 * 5 * 4, 6)
+
+    def forward(self, x):
+        x = self.max(torch.relu(self.stem(x)))
+        x = self.with_padding(self.without(torch.relu(self.middle(x))))
+        return self.linear(self.dropout(x.flatten(1)))
+
+
+class Scaled(nn.Module):
+    """Operations on single elements: constants, a learned scale, leaky ReLU, hard swish; no bias anywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(9, 16, bias=False)
+        self.scale = nn.Parameter(torch.rand(16) + 0.5)
+        self.second = nn.Linear(16, 12, bias=False)
+        self.last = nn.Linear(12, 3, bias=False)
+
+    def forward(self, x):
+        x = nn.functional.leaky_relu(self.first((x - 0.25) / 0.5), 0.1) * self.scale
+        return self.last(nn.functional.hardswish(self.second(x)) * 0.75)
+
+
+def perceptron():
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 5))
+
+
+TRACES = {
+    "mlp_small": (perceptron, (1, 6, 6), 5, {"kind": "adam", "lr": 0.01, "betas": [0.9, 0.99], "eps": 1e-8}, "cross_entropy", "dynamo"),
+    "residual_small": (Residual, (3, 11, 10), 5, {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}, "cross_entropy", "legacy"),
+    "depthwise_small": (
+        Depthwise,
+        (2, 11, 9),
+        4,
+        {"kind": "sgd", "lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3, "nesterov": True},
+        "cross_entropy",
+        "legacy",
+    ),
+    "pooling_small": (Pooling, (1, 13, 10), 6, {"kind": "sgd", "lr": 0.05, "label_smoothing": 0.1}, "cross_entropy", "legacy"),
+    "scaled_small": (Scaled, (9,), 3, {"kind": "adamw", "lr": 0.01, "weight_decay": 0.05}, "mse", "dynamo"),
+}
+
+
+def main():
+    for seed, (name, (make, extents, classes, optimizer, loss, exporter)) in enumerate(TRACES.items()):
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        model = make()
+        scatter(model, generator)
+        batches = random_batches(extents, classes, 5, 3, loss, generator)
+        masks = random_masks(model, 0.6, generator)
+        error = record(model, batches, HERE / name, optimizer, loss, masks, exporter)
+        size = sum(file.stat().st_size for file in (HERE / name).iterdir())
+        print(f"{name}: {size // 1024} KiB, PyTorch in float32 is off by {error:.1e}")
+
+
+if __name__ == "__main__":
+    main()
