@@ -1,0 +1,134 @@
+//! Linear layers: one position an example, so groups take the place of pixels and an item is a range of outputs (or inputs, backward).
+
+use super::kernel::{KernelBuilder, at, call, null, parts, repeat, start};
+use super::{Class, LowerError, PARTS, PhaseLowering};
+use crate::ir::NodeId;
+use crate::program::Affine;
+use mest_runtime::manifest::StreamOrder;
+use mest_runtime::tile::{BackwardSweep, ClearUnits, Spmm, Tile, WeightGradient};
+
+const ORDER_FORWARD: StreamOrder = StreamOrder::Forward { channel: 1, kernel_row: 0, kernel_column: 0 };
+const ORDER_BACKWARD: StreamOrder =
+    StreamOrder::Backward { stride: [1, 1], dilation: [1, 1], padding: [0, 0], first: [0, 0], row: 0, channel: 1 };
+
+impl PhaseLowering<'_, '_> {
+    /// `[positions, features]` of an operand: the axes between the batch and the last one are positions.
+    fn positions(&self, id: NodeId, value: crate::ir::Value) -> Result<[usize; 2], LowerError> {
+        match self.shape(value).fixed()[..] {
+            [features] => Ok([1, features]),
+            [positions, features] => Ok([positions, features]),
+            _ => Err(self.unsupported(
+                id,
+                format!("a linear layer over {} has no kernel; reshape it to [N, positions, features]", self.shape(value)),
+            )),
+        }
+    }
+
+    pub(super) fn linear(&mut self, id: NodeId) -> Result<(), LowerError> {
+        let (parameter, matrix) = self.weight(id, 1)?;
+        let (x, y) = (self.graph.inputs(id)[0], self.value(id, 0));
+        let ([positions, inputs], [_, outputs]) = (self.positions(id, x)?, self.positions(id, y)?);
+        let stream = self.shared.stream(parameter, ORDER_FORWARD, false);
+        let (x_place, y_place, bias) = (self.place(x)?, self.define(y), self.bias_place(id, 2)?);
+        let stream = self.shared.streams[stream].clone();
+        let (lanes, groups) = (self.lanes(), self.groups());
+        let block_rows = outputs / matrix.block.rows;
+        let ranges = parts(block_rows, PARTS);
+        let range = block_rows / ranges;
+        let mut kernel = KernelBuilder::new(format!("linear_{outputs}x{inputs}"), &[positions, ranges]);
+        let x = kernel.read("x", x_place);
+        let y = kernel.write("y", y_place);
+        let starts = kernel.words("starts", stream.starts);
+        let offsets = kernel.words("offsets", stream.offsets);
+        let values = kernel.read("values", self.shared.parameters[parameter].value);
+        let bias = bias.map(|place| kernel.read("bias", place));
+        let outputs_in_range = range * matrix.block.rows;
+        let shape = Spmm {
+            block_rows: range,
+            rows_per_block: matrix.block.rows,
+            columns_per_block: matrix.block.columns,
+            pixels: groups,
+            x_pixel: positions * inputs,
+            x_channel: 1,
+            y_pixel: positions * outputs,
+            y_channel: 1,
+        };
+        let operands = vec![
+            at(x, Affine::default().plus(0, inputs * lanes)),
+            at(y, Affine::default().plus(0, outputs * lanes).plus(1, outputs_in_range * lanes)),
+            at(starts, Affine::default().plus(1, range)),
+            start(offsets),
+            start(values),
+            bias.map_or_else(null, |bias| at(bias, Affine::default().plus(1, outputs_in_range))),
+        ];
+        kernel.tile(Tile::Spmm(shape), operands);
+        self.shared.launch(kernel, self.label(id));
+        Ok(())
+    }
+
+    /// Both gradients, or the weight's alone.
+    pub(super) fn linear_backward(&mut self, id: NodeId, both: bool) -> Result<(), LowerError> {
+        let (parameter, matrix) = self.weight(id, 1)?;
+        let operands = self.graph.inputs(id);
+        let (x, dy) = (operands[0], operands[2]);
+        let ([positions, inputs], [_, outputs]) = (self.positions(id, x)?, self.positions(id, dy)?);
+        let stream = self.shared.stream(parameter, ORDER_BACKWARD, both);
+        let (unit, capacity) = self.shared.parameters[parameter].extent();
+        let partials = self.shared.transient(&format!("{}.partials", self.label(id)), Class::Gradients, unit * capacity);
+        let dw = self.value(id, usize::from(both));
+        let (x_place, dy_place) = (self.place(x)?, self.place(dy)?);
+        let dx_place = both.then(|| self.value(id, 0)).map(|dx| self.define(dx));
+        let (lanes, groups) = (self.lanes(), self.groups());
+        let block_columns = inputs / matrix.block.columns;
+        let ranges = parts(block_columns, PARTS);
+        let range = block_columns / ranges;
+        let draft = self.shared.streams[stream].clone();
+        let mut kernel = KernelBuilder::new(format!("{}_{outputs}x{inputs}", self.operator_name(id)), &[ranges]);
+        let x = kernel.read("x", x_place);
+        let dx = dx_place.map(|place| kernel.write("dx", place));
+        let dy = kernel.read("dy", dy_place);
+        let starts = kernel.words("starts", draft.starts);
+        let offsets = kernel.words("offsets", draft.offsets);
+        let values = draft.values.map(|values| kernel.read("values", values));
+        let sums = kernel.write("dw", partials);
+        let own_starts = at(starts, Affine::default().plus(0, range));
+        kernel.tile(Tile::ClearUnits(ClearUnits { block_columns: range, unit_elements: unit }), vec![own_starts.clone(), start(sums)]);
+        let own = Affine::default().plus(0, range * matrix.block.columns * lanes).plus(1, inputs * lanes);
+        let dy = at(dy, Affine::default().plus(1, outputs * lanes));
+        let (rows_per_block, columns_per_block, pixels) = (matrix.block.rows, matrix.block.columns, groups);
+        let (x_pixel, x_channel, dy_pixel, dy_channel) = (positions * inputs, 1, positions * outputs, 1);
+        let sweep = match (dx, values) {
+            (Some(dx), Some(values)) => call(
+                Tile::BackwardSweep(BackwardSweep {
+                    block_columns: range,
+                    rows_per_block,
+                    columns_per_block,
+                    pixels,
+                    x_pixel,
+                    x_channel,
+                    dy_pixel,
+                    dy_channel,
+                }),
+                vec![at(x, own.clone()), at(dx, own), dy, own_starts, start(offsets), start(values), start(sums)],
+            ),
+            _ => call(
+                Tile::WeightGradient(WeightGradient {
+                    block_columns: range,
+                    rows_per_block,
+                    columns_per_block,
+                    pixels,
+                    x_pixel,
+                    x_channel,
+                    dy_pixel,
+                    dy_channel,
+                }),
+                vec![at(x, own), dy, own_starts, start(offsets), start(sums)],
+            ),
+        };
+        if let Some(positions) = repeat(positions, vec![sweep]) {
+            kernel.push(positions);
+        }
+        self.shared.launch(kernel, self.label(id));
+        self.gather_gradient(stream, partials, 1, dw, self.label(id))
+    }
+}

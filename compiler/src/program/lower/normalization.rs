@@ -1,0 +1,181 @@
+//! Batch normalization: moments in two passes and a merge over groups; normalizing is a fused multiply-add by coefficients a channel.
+
+use super::kernel::{KernelBuilder, Place, at, start, visit};
+use super::map::{Access, AccessLayout, Chain, Link, LinkOp, Total};
+use super::{Class, LowerError, PhaseLowering};
+use crate::ir::{NodeId, Value};
+use crate::op::Op;
+use crate::program::{Affine, ChainOp, Map, Width};
+use mest_runtime::tile::{MergeMoments, Moments, Tile};
+use std::collections::HashMap;
+
+impl PhaseLowering<'_, '_> {
+    pub(super) fn batch_moments(&mut self, id: NodeId) -> Result<(), LowerError> {
+        let x = self.graph.inputs(id)[0];
+        let [channels, rows, width] = self.image(x);
+        let (x_place, groups, lanes) = (self.place(x)?, self.groups(), self.lanes());
+        let (mean, variance) = (self.define(self.value(id, 0)), self.define(self.value(id, 1)));
+        let partials = self.shared.transient(&format!("{}.moments", self.label(id)), Class::Activations, groups * channels * 2);
+        let live = self.shared.io.live;
+
+        let mut kernel = KernelBuilder::new(format!("moments_{channels}x{rows}x{width}"), &[groups]);
+        let operands = vec![
+            at(kernel.read("x", x_place), Affine::default().plus(0, self.group_stride(x))),
+            at(kernel.read("live", live), Affine::default().plus(0, lanes)),
+            at(kernel.write("out", partials), Affine::default().plus(0, channels * 2)),
+        ];
+        kernel.tile(Tile::Moments(Moments { rows, channels, width }), operands);
+        self.shared.launch(kernel, self.label(id));
+
+        let mut kernel = KernelBuilder::new(format!("merge_moments_{channels}x{rows}x{width}"), &[1]);
+        let operands = vec![
+            start(kernel.read("partials", partials)),
+            start(kernel.read("live", live)),
+            start(kernel.write("mean", mean)),
+            start(kernel.write("variance", variance)),
+        ];
+        let shape = MergeMoments { groups, channels, partial_channels: channels, positions: rows * width };
+        kernel.tile(Tile::MergeMoments(shape), operands);
+        self.shared.launch(kernel, self.label(id));
+        Ok(())
+    }
+
+    /// Launches a map over channels that computes coefficients from uniform operands. `build` gets the chain values of the operands and
+    /// pushes operations; it returns what each result is.
+    fn coefficients(
+        &mut self,
+        id: NodeId,
+        name: &str,
+        channels: usize,
+        operands: &[(Place, bool)],
+        results: &[Place],
+        build: impl FnOnce(&mut Vec<ChainOp>, usize) -> Vec<usize>,
+    ) {
+        let mut kernel = KernelBuilder::new(format!("{name}_{channels}"), &[1]);
+        let loads = operands
+            .iter()
+            .enumerate()
+            .map(|(i, (place, scalar))| visit(kernel.read(&format!("in{i}"), *place), Affine::default(), vec![usize::from(!scalar)], false))
+            .collect();
+        let mut operations = Vec::new();
+        let values = build(&mut operations, operands.len());
+        let stores = results
+            .iter()
+            .enumerate()
+            .map(|(i, place)| (visit(kernel.write(&format!("out{i}"), *place), Affine::default(), vec![1], false), values[i]))
+            .collect();
+        kernel.map(Map { width: Width::Scalar, extents: vec![channels], loads, operations, stores, sums: vec![] });
+        self.shared.launch(kernel, self.label(id));
+    }
+
+    fn channel_slot(&mut self, id: NodeId, what: &str, channels: usize) -> Place {
+        self.shared.transient(&format!("{}.{what}", self.label(id)), Class::State, channels)
+    }
+
+    /// y = x * a + b with a = scale / sqrt(variance + epsilon), b = shift - mean * a.
+    pub(super) fn chain_normalize(
+        &mut self,
+        id: NodeId,
+        epsilon: f64,
+        chain: &mut Chain,
+        links: &HashMap<Value, Link>,
+    ) -> Result<Link, LowerError> {
+        let inputs = self.graph.inputs(id);
+        let channels = self.shape(inputs[1]).elements();
+        let (a, b) = (self.channel_slot(id, "factor", channels), self.channel_slot(id, "offset", channels));
+        let operands: Vec<(Place, bool)> = inputs[1..].iter().map(|&v| Ok((self.place(v)?, false))).collect::<Result<_, LowerError>>()?;
+        self.coefficients(id, "normalize_coefficients", channels, &operands, &[a, b], |ops, first| {
+            // 0 mean, 1 variance, 2 scale, 3 shift
+            ops.extend([
+                ChainOp::Constant(epsilon as f32),
+                ChainOp::Add(1, first),
+                ChainOp::Sqrt(first + 1),
+                ChainOp::Div(2, first + 2),
+                ChainOp::Mul(0, first + 3),
+                ChainOp::Sub(3, first + 4),
+            ]);
+            vec![first + 3, first + 5]
+        });
+        let x = self.link(inputs[0], chain, links)?;
+        let a = chain.load(Access { place: a, layout: AccessLayout::Channel });
+        let b = chain.load(Access { place: b, layout: AccessLayout::Channel });
+        Ok(chain.op(LinkOp::Fma(x, a, b)))
+    }
+
+    /// Sums of dy and of dy * (x - mean); [`Self::after_sums`] scales the latter.
+    pub(super) fn chain_normalize_sums(
+        &mut self,
+        id: NodeId,
+        chain: &mut Chain,
+        links: &HashMap<Value, Link>,
+        totals: &mut Vec<Total>,
+    ) -> Result<(), LowerError> {
+        let inputs = self.graph.inputs(id);
+        let (dy, x) = (self.link(inputs[0], chain, links)?, self.link(inputs[1], chain, links)?);
+        let mean = chain.load(Access { place: self.place(inputs[2])?, layout: AccessLayout::Channel });
+        let centred = chain.op(LinkOp::Sub(x, mean));
+        let product = chain.op(LinkOp::Mul(dy, centred));
+        self.chain_sum(self.value(id, 0), product, chain, totals)?;
+        self.chain_sum(self.value(id, 1), dy, chain, totals)
+    }
+
+    /// What remains to be done once a cluster's sums are totals: the gradient of the scale is divided by the standard deviation.
+    pub(super) fn after_sums(&mut self, id: NodeId) -> Result<(), LowerError> {
+        let Op::NormalizeSums(op) = &self.graph.node(id).op else { return Ok(()) };
+        let inputs = self.graph.inputs(id);
+        let channels = self.shape(inputs[2]).elements();
+        let (sum, variance) = (self.place(self.value(id, 0))?, self.place(inputs[3])?);
+        self.coefficients(id, "scale_gradient", channels, &[(sum, false), (variance, false)], &[sum], |ops, first| {
+            ops.extend([
+                ChainOp::Constant(op.epsilon as f32),
+                ChainOp::Add(1, first),
+                ChainOp::Sqrt(first + 1),
+                ChainOp::Div(0, first + 2),
+            ]);
+            vec![first + 3]
+        });
+        Ok(())
+    }
+
+    /// dx = live * (dy * a + (x * k1 + k0)), with n the live elements a channel, r = 1 / sqrt(variance + epsilon), a = scale * r,
+    /// k1 = -a * r * dscale / n, k0 = -a * dshift / n - mean * k1.
+    pub(super) fn chain_normalize_backward(
+        &mut self,
+        id: NodeId,
+        epsilon: f64,
+        chain: &mut Chain,
+        links: &HashMap<Value, Link>,
+    ) -> Result<Link, LowerError> {
+        let inputs = self.graph.inputs(id);
+        let channels = self.shape(inputs[2]).elements();
+        let positions = self.shape(inputs[1]).elements() / channels.max(1);
+        let slots = ["factor", "slope", "offset"].map(|what| self.channel_slot(id, what, channels));
+        let mut operands: Vec<(Place, bool)> =
+            inputs[2..].iter().map(|&v| Ok((self.place(v)?, false))).collect::<Result<_, LowerError>>()?;
+        operands.push((Place { slot: self.shared.io.count, offset: 1 }, true));
+        self.coefficients(id, &format!("normalize_backward_coefficients_{positions}"), channels, &operands, &slots, |ops, first| {
+            // 0 mean, 1 variance, 2 scale, 3 dscale, 4 dshift, 5 one over the live examples
+            ops.extend([
+                ChainOp::Constant(epsilon as f32),
+                ChainOp::Add(1, first),
+                ChainOp::Sqrt(first + 1),
+                ChainOp::Div(2, first + 2), // a
+                ChainOp::Constant(-1.0 / positions as f32),
+                ChainOp::Mul(5, first + 4),         // -1 / n
+                ChainOp::Mul(first + 3, first + 5), // -a / n
+                ChainOp::Mul(first + 6, 3),
+                ChainOp::Div(first + 7, first + 2), // k1
+                ChainOp::Mul(first + 6, 4),
+                ChainOp::Mul(0, first + 8),
+                ChainOp::Sub(first + 9, first + 10), // k0
+            ]);
+            vec![first + 3, first + 8, first + 11]
+        });
+        let (dy, x) = (self.link(inputs[0], chain, links)?, self.link(inputs[1], chain, links)?);
+        let [a, k1, k0] = slots.map(|place| chain.load(Access { place, layout: AccessLayout::Channel }));
+        let live = chain.load(Access { place: self.shared.io.live.into(), layout: AccessLayout::Live });
+        let through_statistics = chain.op(LinkOp::Fma(x, k1, k0));
+        let dx = chain.op(LinkOp::Fma(dy, a, through_statistics));
+        Ok(chain.op(LinkOp::Mul(dx, live)))
+    }
+}
