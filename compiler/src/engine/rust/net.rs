@@ -1,0 +1,261 @@
+//! The network's struct: its memory, its threads, and the phases that launch kernels.
+
+use super::EmitOptions;
+use super::kernel::KernelFunction;
+use super::names::Names;
+use super::{comment, constructors};
+use crate::program::{Launch, Program, SlotId};
+use mest_runtime::manifest::Element;
+use mest_runtime::network::Phase;
+use proc_macro2::{Ident, Literal, TokenStream};
+use quote::{format_ident, quote};
+use std::collections::BTreeMap;
+
+/// Where the slots that launches name lie.
+pub(super) struct SlotConstants {
+    names: BTreeMap<SlotId, Ident>,
+    /// `mod slots` with one constant a slot.
+    pub(super) item: TokenStream,
+}
+
+/// Names every slot that a launch uses.
+pub(super) fn slots(program: &Program) -> SlotConstants {
+    let mut names = BTreeMap::new();
+    let mut scope = Names::default();
+    let launches = program.schedules.iter().flat_map(|schedule| &schedule.launches);
+    let mut used: Vec<SlotId> = launches.flat_map(|launch| launch.arguments.iter().map(|(slot, _)| *slot)).collect();
+    used.sort_unstable();
+    used.dedup();
+    let constants = used.into_iter().map(|id| {
+        let slot = &program.slots[id.0];
+        let name = scope.constant(&slot.name);
+        let (element, offset) = (if slot.element == Element::F32 { "f32" } else { "u32" }, Literal::usize_unsuffixed(slot.offset));
+        let doc = format!(" `{element}[{}]`, {}: `{}`.", slot.len, slot.class.name(), slot.name.replace('`', "'"));
+        let constant = quote!(#[doc = #doc] pub(super) const #name: usize = #offset;);
+        names.insert(id, name);
+        constant
+    });
+    let constants: TokenStream = constants.collect();
+    let item = quote! {
+        /// Where each value lies: bytes from the arena's start. Values whose lives do not meet share their place.
+        mod slots {
+            #constants
+        }
+    };
+    SlotConstants { names, item }
+}
+
+/// One function a phase: its launches in order, a barrier after each.
+pub(super) fn phases(program: &Program, kernels: &[Option<KernelFunction>], slots: &SlotConstants, comments: bool) -> TokenStream {
+    let phases = [(Phase::Train, "train", "One step"), (Phase::Evaluate, "evaluate", "One evaluation")];
+    let phases = phases.into_iter().map(|(phase, name, what)| {
+        let lines: Vec<TokenStream> =
+            schedule(program, phase).map(|launch| self::launch(program, launch, kernels, slots, comments)).collect();
+        let name = format_ident!("{name}");
+        let doc = format!(" {what} on one worker of the team: every launch, each followed by a barrier.");
+        let scratch = schedule(program, phase).any(|launch| kernels[launch.kernel].as_ref().is_some_and(|kernel| kernel.takes_scratch));
+        let scratch = if scratch { quote!(scratch) } else { quote!(_scratch) };
+        let (worker, arena) = if lines.is_empty() { (quote!(_worker), quote!(_arena)) } else { (quote!(worker), quote!(arena)) };
+        let safety = comment(comments, "SAFETY: the caller passes this network's arena and the worker's own scratch.");
+        let body = if lines.is_empty() { TokenStream::new() } else { quote!(#safety unsafe { #(#lines)* }) };
+        quote! {
+            #[doc = #doc]
+            unsafe fn #name<L: Lanes>(#worker: &Worker, #arena: *mut u8, #scratch: *mut f32) {
+                #body
+            }
+        }
+    });
+    let at = quote! {
+        /// The address `bytes` from the arena's start.
+        #[inline(always)]
+        unsafe fn at<T>(arena: *mut u8, bytes: usize) -> *mut T {
+            unsafe { arena.add(bytes).cast() }
+        }
+    };
+    let any = program.schedules.iter().flat_map(|schedule| &schedule.launches).any(|launch| !launch.arguments.is_empty());
+    let at = if any { at } else { TokenStream::new() };
+    quote!(#(#phases)* #at)
+}
+
+fn schedule(program: &Program, phase: Phase) -> impl Iterator<Item = &Launch> {
+    program.schedules.iter().filter(move |schedule| schedule.phase == phase).flat_map(|schedule| &schedule.launches)
+}
+
+fn launch(program: &Program, launch: &Launch, kernels: &[Option<KernelFunction>], slots: &SlotConstants, comments: bool) -> TokenStream {
+    let Some(kernel) = &kernels[launch.kernel] else { return TokenStream::new() };
+    let name = &kernel.name;
+    let arguments = launch.arguments.iter().map(|(slot, offset)| {
+        let slot = &slots.names[slot];
+        let bytes = Literal::usize_unsuffixed(offset * 4);
+        if *offset == 0 { quote!(at(arena, slots::#slot)) } else { quote!(at(arena, slots::#slot + #bytes)) }
+    });
+    let scratch = kernel.takes_scratch.then(|| quote!(scratch,));
+    let items: usize = program.kernels[launch.kernel].domain.iter().product();
+    let items = Literal::usize_unsuffixed(items);
+    let label = comment(comments, &launch.label);
+    quote! {
+        #label
+        #name::<L>(#(#arguments,)* #scratch worker.items(#items));
+        worker.barrier();
+    }
+}
+
+/// `struct Net`, its `Network` implementation, and its convenient face.
+pub(super) fn network(program: &Program, options: &EmitOptions, comments: bool) -> TokenStream {
+    let net = &options.net;
+    let doc = format!(" `{}` with its memory, its threads, and the code of its steps.", program.manifest.name);
+    let safety =
+        comment(comments, "SAFETY: the arena and the scratch are as large as the program needs, and the machine has the instruction set.");
+    let (face, phases) = (face(program, options, net), dispatch(program.manifest.lanes));
+    quote! {
+        #[doc = #doc]
+        #[derive(Debug)]
+        pub struct #net {
+            arena: Arena,
+            scratch: Vec<Arena>,
+            team: Team,
+            isa: Isa,
+            rule: UpdateRule,
+            seed: u64,
+            steps: u64,
+        }
+
+        #face
+
+        impl Network for #net {
+            fn manifest(&self) -> &Manifest {
+                &MANIFEST
+            }
+
+            fn arena(&self) -> &Arena {
+                &self.arena
+            }
+
+            fn arena_mut(&mut self) -> &mut Arena {
+                &mut self.arena
+            }
+
+            fn run(&mut self, phase: Phase) {
+                assert!(self.arena.bytes() >= ARENA_BYTES, "the arena was replaced by a smaller one");
+                let (arena, scratch, isa) = (&self.arena, &self.scratch, self.isa);
+                self.team.run(&|worker: &Worker| {
+                    let (arena, scratch) = (arena.base(), scratch[worker.index].base().cast());
+                    #safety
+                    #phases
+                });
+            }
+        }
+    }
+}
+
+/// Calls the phase for the instruction set.
+fn dispatch(lanes: usize) -> TokenStream {
+    let wide = format_ident!("Avx512x{lanes}");
+    let (half, portable) = (format_ident!("Avx2x{lanes}"), format_ident!("Portablex{lanes}"));
+    let arm = |pattern: TokenStream, of: &Ident| {
+        quote! {
+            #[cfg(target_arch = "x86_64")]
+            #pattern => match phase {
+                Phase::Train => train::<lanes::#of>(worker, arena, scratch),
+                Phase::Evaluate => evaluate::<lanes::#of>(worker, arena, scratch),
+            },
+        }
+    };
+    let vectors = if lanes == 16 {
+        let (wide, half) = (arm(quote!(Isa::Avx512), &wide), arm(quote!(Isa::Avx2), &half));
+        quote!(#wide #half)
+    } else {
+        arm(quote!(Isa::Avx512 | Isa::Avx2), &half)
+    };
+    quote! {
+        unsafe {
+            match isa {
+                #vectors
+                _ => match phase {
+                    Phase::Train => train::<lanes::#portable>(worker, arena, scratch),
+                    Phase::Evaluate => evaluate::<lanes::#portable>(worker, arena, scratch),
+                },
+            }
+        }
+    }
+}
+
+fn face(program: &Program, options: &EmitOptions, net: &Ident) -> TokenStream {
+    let manifest = &program.manifest;
+    let (target, of, kind) = match manifest.io.target.element {
+        Element::U32 => (format_ident!("labels"), quote!(u32), quote!(Labels)),
+        Element::F32 => (format_ident!("values"), quote!(f32), quote!(Values)),
+    };
+    let dims: String = manifest.io.input_dims.iter().map(|extent| format!("[{extent}]")).collect();
+    let batch_doc = format!(" `input` is `[example]{dims}`, at most {} examples; `{target}` has one for each.", manifest.batch);
+    let constructors = constructors(options);
+    quote! {
+        impl #net {
+            #constructors
+
+            /// One training step over a batch.
+            #[doc = #batch_doc]
+            ///
+            /// # Panics
+            /// The batch does not fit; see [`Self::try_step`].
+            pub fn step(&mut self, input: &[f32], #target: &[#of]) -> StepReport {
+                match self.try_step(input, #target) {
+                    Ok(report) => report,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+
+            /// As [`Self::step`].
+            ///
+            /// # Errors
+            /// The batch does not fit; nothing has happened then.
+            pub fn try_step(&mut self, input: &[f32], #target: &[#of]) -> Result<StepReport, BatchError> {
+                let examples = #target.len() / (MANIFEST.io.target.len / MANIFEST.batch);
+                network::load_batch(self, input, Target::#kind(#target), examples)?;
+                self.steps += 1;
+                let (rule, seed, step) = (self.rule, self.seed, self.steps);
+                network::load_step(self, &rule, seed, step);
+                self.run(Phase::Train);
+                Ok(network::report(self))
+            }
+
+            /// Loss and hits of a batch, without learning from it.
+            #[doc = #batch_doc]
+            ///
+            /// # Panics
+            /// The batch does not fit; see [`Self::try_evaluate`].
+            pub fn evaluate(&mut self, input: &[f32], #target: &[#of]) -> StepReport {
+                match self.try_evaluate(input, #target) {
+                    Ok(report) => report,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+
+            /// As [`Self::evaluate`].
+            ///
+            /// # Errors
+            /// The batch does not fit.
+            pub fn try_evaluate(&mut self, input: &[f32], #target: &[#of]) -> Result<StepReport, BatchError> {
+                let examples = #target.len() / (MANIFEST.io.target.len / MANIFEST.batch);
+                network::load_batch(self, input, Target::#kind(#target), examples)?;
+                self.run(Phase::Evaluate);
+                Ok(network::report(self))
+            }
+
+            /// The model's output for the batch evaluated last, `[example][element]`.
+            pub fn output(&self) -> Vec<f32> {
+                network::output(self)
+            }
+
+            /// Sets the learning rate of the steps to come.
+            pub fn set_learning_rate(&mut self, learning_rate: f64) {
+                self.rule.learning_rate = learning_rate;
+            }
+
+            /// The model as it is now: a complete ONNX file, zeros where the masks are.
+            pub fn export_onnx(&self) -> Vec<u8> {
+                state::export(&MANIFEST, &self.arena)
+            }
+        }
+    }
+}
