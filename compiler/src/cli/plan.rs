@@ -1,0 +1,78 @@
+//! `mestc plan`: memory, before anything runs.
+
+use super::failure::Failure;
+use super::flags::RecipeFlags;
+use super::model;
+use super::output::{Align, Output, Table, bytes};
+use crate::program::{Program, memory};
+use mest_runtime::network::Phase;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+/// Shows the memory of a training run by class, and its peak by phase.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  mestc plan model.onnx --sparsity 0.9 --batch 32")]
+pub(crate) struct Args {
+    /// An ONNX file.
+    model: PathBuf,
+    #[command(flatten)]
+    recipe: RecipeFlags,
+    /// Machine-readable.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
+    let recipe = args.recipe.recipe(&Default::default())?;
+    let compiled = model::compile(&model::import(&args.model)?, &recipe, None)?;
+    if args.json { output.json(&to_json(&compiled.program)) } else { print(&compiled.program, output) }
+}
+
+/// Bytes of the arena that a phase uses, and of all workers' scratch.
+fn peaks(program: &Program) -> Vec<(&'static str, usize)> {
+    let scratch = program.manifest.scratch_bytes * program.manifest.threads;
+    let name = |phase| match phase {
+        Phase::Train => "train",
+        Phase::Evaluate => "evaluate",
+    };
+    program.schedules.iter().map(|schedule| (name(schedule.phase), memory::peak(&program.slots, schedule) + scratch)).collect()
+}
+
+fn to_json(program: &Program) -> Value {
+    let manifest = &program.manifest;
+    let by_class: Map<String, Value> = manifest.plan.iter().map(|line| (line.class.to_string(), json!(line.bytes))).collect();
+    let phases = peaks(program).into_iter().map(|(name, bytes)| json!({ "name": name, "peak_bytes": bytes }));
+    json!({
+        "arena_bytes": manifest.arena_bytes,
+        "scratch_bytes": manifest.scratch_bytes * manifest.threads,
+        "total_bytes": total(program),
+        "by_class": by_class,
+        "phases": phases.collect::<Vec<_>>(),
+        "budget_bytes": null,
+        "batch": manifest.batch,
+        "threads": manifest.threads,
+    })
+}
+
+/// Bytes of the arena and of all workers' scratch.
+pub(crate) fn total(program: &Program) -> usize {
+    program.manifest.arena_bytes + program.manifest.scratch_bytes * program.manifest.threads
+}
+
+/// Prints the plan as tables.
+pub(crate) fn print(program: &Program, output: &mut Output) -> Result<(), Failure> {
+    let manifest = &program.manifest;
+    output.heading(format!("Memory of {}, batch {}, threads {}", manifest.name, manifest.batch, manifest.threads))?;
+    let mut table = Table::new(&[("class", Align::Left), ("bytes", Align::Right), ("", Align::Right)]);
+    for line in manifest.plan.iter() {
+        table.row([line.class.to_string(), line.bytes.to_string(), bytes(line.bytes)]);
+    }
+    table.row(["total".to_owned(), total(program).to_string(), bytes(total(program))]);
+    output.table(&table)?;
+    let mut table = Table::new(&[("phase", Align::Left), ("peak bytes", Align::Right), ("", Align::Right)]);
+    for (name, peak) in peaks(program) {
+        table.row([name.to_owned(), peak.to_string(), bytes(peak)]);
+    }
+    output.text("\n")?;
+    output.table(&table)
+}

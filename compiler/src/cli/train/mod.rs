@@ -1,0 +1,176 @@
+//! `mestc train`: from a model and data to a trained model, in a folder of its own.
+
+mod progress;
+mod result;
+pub(crate) mod run_dir;
+
+use super::engine;
+use super::failure::Failure;
+use super::flags::RecipeFlags;
+use super::output::Output;
+use super::{model, plan};
+use crate::onnx::Imported;
+use crate::zoo::ZooOptions;
+use mest_runtime::data::Dataset;
+use mest_runtime::network::Network;
+use mest_runtime::recipe::{List, Recipe};
+use mest_runtime::sparse::state;
+use mest_runtime::train::{self, FitReport, TrainError};
+use progress::Progress;
+use run_dir::{Existing, RunFile};
+use std::path::{Path, PathBuf};
+
+/// What is trained where nothing is named.
+const BUILT_IN: &str = "resnet8";
+/// The data where neither model nor data are named.
+const BUILT_IN_DATA: &str = "digits";
+/// Epochs of the job that names neither.
+const BUILT_IN_EPOCHS: usize = 30;
+
+/// How far densities may be apart and still be one.
+const SAME_DENSITY: f64 = 1e-9;
+
+/// Trains a model; with neither MODEL nor --data, a small ResNet on the embedded digits.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  mestc train\n  mestc train model.onnx --data cifar10:cifar-10-binary.tar.gz --sparsity 0.9 -o runs/first"
+)]
+pub(crate) struct Args {
+    /// An ONNX file [default: a ResNet-8 in the data's shape].
+    model: Option<PathBuf>,
+    /// The run's folder [default: runs/MODEL-NUMBER].
+    #[arg(short, long, value_name = "RUN_DIR")]
+    output: Option<PathBuf>,
+    /// Go on with the run that is there.
+    #[arg(long, conflicts_with = "force")]
+    resume: bool,
+    /// Begin anew in place of the run that is there.
+    #[arg(long)]
+    force: bool,
+    /// The result as JSON, in place of tables.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    recipe: RecipeFlags,
+}
+
+pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
+    let mut job = Job::new(args)?;
+    let data = job.data()?;
+    job.run.recipe = settled(&job.run.recipe, &data);
+    let imported = job.import(&data)?;
+    let compiled = model::compile(&imported, &job.run.recipe, Some(&data))?;
+    let mut net = engine::network(compiled.program.clone(), &job.run.recipe)?;
+    train::check(&*net, &data, &job.run.recipe).map_err(Failure::refused)?;
+    // Nothing is written before everything is understood.
+    run_dir::prepare(&job.folder, job.existing)?;
+    job.run.write(&job.folder)?;
+    if !args.json {
+        plan::print(&compiled.program, output)?;
+        output.line(format!("\nrun {}", job.folder.display()))?;
+    }
+    train::initialize(&mut *net, &job.run.recipe).map_err(Failure::refused)?;
+    let report = fit(&mut *net, &data, &job)?;
+    let path = job.folder.join("model.onnx");
+    train::write_atomically(&path, &state::export(net.manifest(), net.arena())).map_err(Failure::failed)?;
+    if args.json { output.json(&report) } else { result::print(&*net, &report, &path, output) }
+}
+
+fn fit(net: &mut dyn Network, data: &Dataset, job: &Job) -> Result<FitReport, Failure> {
+    let mut progress = Progress::new();
+    let report = train::fit(net, data, &job.run.recipe, Some(&job.folder), job.existing == Existing::Resume, &mut progress);
+    progress.finish();
+    report.map_err(|error: TrainError| if error.is_refusal() { Failure::refused(error) } else { Failure::failed(error) })
+}
+
+/// What is to be trained, and where.
+#[derive(Debug)]
+struct Job {
+    folder: PathBuf,
+    existing: Existing,
+    run: RunFile,
+}
+
+impl Job {
+    fn new(args: &Args) -> Result<Self, Failure> {
+        let existing = match (args.resume, args.force) {
+            (true, _) => Existing::Resume,
+            (_, true) => Existing::Replace,
+            _ => Existing::Refuse,
+        };
+        let model = args.model.clone().or(args.recipe.model()?);
+        let name = model.as_deref().map_or_else(|| BUILT_IN.to_owned(), model::name);
+        let folder = run_dir::choose(args.output.as_deref(), &name, existing)?;
+        let earlier = if existing == Existing::Resume { RunFile::read(&folder)? } else { None };
+        let run = match earlier {
+            Some(earlier) => resumed(args, earlier, &folder)?,
+            None => fresh(args, model)?,
+        };
+        Ok(Job { folder, existing, run })
+    }
+
+    fn data(&self) -> Result<Dataset, Failure> {
+        Dataset::load(self.run.recipe.data.as_deref().unwrap_or(BUILT_IN_DATA)).map_err(Failure::refused)
+    }
+
+    fn import(&self, data: &Dataset) -> Result<Imported, Failure> {
+        match &self.run.model {
+            Some(path) => model::import(path),
+            None => {
+                let (input, classes) = (Some(data.dims), Some(data.classes));
+                model::built_in(BUILT_IN, &ZooOptions { input, classes, seed: self.run.recipe.seed, ..Default::default() })
+            }
+        }
+    }
+}
+
+/// A run from its beginning.
+fn fresh(args: &Args, model: Option<PathBuf>) -> Result<RunFile, Failure> {
+    let mut base = Recipe::default();
+    if model.is_none() && !args.recipe.given()?.contains_key("data") {
+        base.data = Some(BUILT_IN_DATA.to_owned());
+        base.epochs = BUILT_IN_EPOCHS;
+    }
+    let recipe = args.recipe.recipe(&base)?;
+    if recipe.data.is_none() {
+        return Err(Failure::refused("a MODEL needs data to train on: name it with --data SPEC, such as --data cifar10:FILE_OR_DIR"));
+    }
+    Ok(RunFile { recipe, model })
+}
+
+/// The recipe with the defaults that follow from data and policy written out, so that `run.toml` says them.
+fn settled(recipe: &Recipe, data: &Dataset) -> Recipe {
+    let mut settled = recipe.clone();
+    settled.lr = Some(recipe.learning_rate());
+    settled.normalize = Some(recipe.normalization(data).clone());
+    settled.augment = Some(List(recipe.augmentations(data).to_vec()));
+    if recipe.sparsity.is_none() && recipe.density.is_none() && recipe.policy.0.name() != "dense" {
+        settled.density = Some(recipe.density());
+    }
+    settled
+}
+
+/// A run that goes on: nothing that its results depend on may change.
+fn resumed(args: &Args, earlier: RunFile, folder: &Path) -> Result<RunFile, Failure> {
+    let path = folder.join("run.toml");
+    let mut recipe = args.recipe.recipe(&earlier.recipe)?;
+    if (recipe.density() - earlier.recipe.density()).abs() < SAME_DENSITY {
+        // The same, said as a sparsity or as a density.
+        (recipe.density, recipe.sparsity) = (earlier.recipe.density, earlier.recipe.sparsity);
+    }
+    let mut differences: Vec<String> = earlier
+        .recipe
+        .differences(&recipe)
+        .into_iter()
+        .map(|difference| format!("{} = {} contradicts {}", difference.key, difference.theirs, difference.ours))
+        .collect();
+    if let Some(model) = args.model.as_ref().filter(|model| Some(*model) != earlier.model.as_ref()) {
+        let before = earlier.model.as_ref().map_or_else(|| format!("the built-in {BUILT_IN}"), |path| path.display().to_string());
+        differences.push(format!("MODEL {} contradicts {before}", model.display()));
+    }
+    if differences.is_empty() {
+        return Ok(RunFile { recipe, model: earlier.model });
+    }
+    differences.push("leave them out to go on, or begin anew with --force or another -o".to_owned());
+    Err(Failure::refused_all(format!("{}: the run can't be resumed with other settings:", path.display()), &differences))
+}

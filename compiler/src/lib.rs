@@ -1,0 +1,20 @@
+//! Compiles an ONNX model into a sparse-training program.
+//!
+//! [`pipeline`] is the path from an imported model to a [`program`]; [`ir`] and [`op`] say what a model means, [`pass`] turns it into a
+//! training graph, [`engine`] runs it.
+
+#[cfg(feature = "jit")]
+pub mod bench;
+#[cfg(feature = "cli")]
+pub mod cli;
+pub mod engine;
+pub mod inspect;
+pub mod ir;
+pub mod onnx;
+pub mod op;
+pub mod pass;
+pub mod pipeline;
+pub mod program;
+pub mod settings;
+pub mod trace;
+pub mod zoo;
