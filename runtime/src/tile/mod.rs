@@ -9,7 +9,8 @@
 //! Safety, for every tile: operands point to memory that the shape's extents and strides stay inside of, aligned to 64 bytes for
 //! vectors, and written by nobody else meanwhile. The compiler's memory plan is what guarantees it.
 //!
-//! Tiles allocate nothing and take no lock. All are `#[inline(always)]`: call them from [`Lanes::vectorize`] or through [`Tile::symbol`].
+//! Tiles allocate nothing and take no lock. All are `#[inline(always)]`: call them from `Lanes::vectorize`, or their
+//! instances in [`out_of_line`], or `Tile::symbol`.
 #![allow(clippy::missing_safety_doc)] // Stated above, once for all tiles.
 
 #[macro_use]

@@ -121,6 +121,24 @@ macro_rules! tiles {
             }
         )*
 
+        /// The tiles as functions that are not inlined, one instance a vector type: generated Rust calls these, so that a program's compile
+        /// time grows with the tiles it uses, not with its kernels. (The JIT calls the same bodies through symbols, as fast.)
+        pub mod out_of_line {
+            $(
+                #[doc = concat!("See [`", stringify!($shape), "`](super::", stringify!($shape), ").")]
+                #[inline(never)]
+                pub unsafe fn $name<L: $crate::lanes::Lanes>(shape: &super::$shape $(, $operand: $operand_type)*) {
+                    // SAFETY: the tile's contract; the machine has the instruction set that the caller runs with.
+                    unsafe {
+                        L::vectorize(
+                            #[inline(always)]
+                            || super::$family::$name::<L>(shape $(, $operand)*),
+                        )
+                    }
+                }
+            )*
+        }
+
         /// A tile with the constants of its call.
         #[derive(Clone, Copy, Debug, PartialEq)]
         #[allow(missing_docs)] // Each variant is documented by the shape it holds.
@@ -136,13 +154,6 @@ macro_rules! tiles {
             pub fn name(&self) -> &'static str {
                 match self {
                     $(Tile::$shape(_) => stringify!($name),)*
-                }
-            }
-
-            /// Path of the Rust function within `mest_runtime::tile`.
-            pub fn path(&self) -> &'static str {
-                match self {
-                    $(Tile::$shape(_) => concat!(stringify!($family), "::", stringify!($name)),)*
                 }
             }
 

@@ -131,7 +131,7 @@ impl Scope<'_> {
     }
 
     fn tile(&self, tile: &Tile, operands: &[Operand]) -> TokenStream {
-        let path: Vec<Ident> = tile.path().split("::").map(|part| format_ident!("{part}")).collect();
+        let name = format_ident!("{}", tile.name());
         let shape = format_ident!("{}", tile.shape_name());
         let fields = tile.fields().into_iter().map(|(field, value)| {
             let field = format_ident!("{field}");
@@ -147,7 +147,7 @@ impl Scope<'_> {
                 if of.contains("usize") { quote!((#expression) as usize) } else { expression }
             }
         });
-        quote!(tile::#(#path)::*::<L>(&tile::#shape { #(#fields),* }, #(#operands),*);)
+        quote!(out_of_line::#name::<L>(&tile::#shape { #(#fields),* }, #(#operands),*);)
     }
 
     /// The address, as the pointer type that a tile takes.

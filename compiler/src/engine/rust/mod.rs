@@ -131,7 +131,8 @@ fn kernels(program: &Program, comments: bool) -> Vec<Option<KernelFunction>> {
 
 fn imports(program: &Program, options: &EmitOptions) -> TokenStream {
     let runtime = &options.runtime;
-    let tile = any_statement(program, &|statement| matches!(statement, Statement::Tile { .. })).then(|| quote!(use #runtime::tile;));
+    let tile = any_statement(program, &|statement| matches!(statement, Statement::Tile { .. }))
+        .then(|| quote!(use #runtime::tile::{self, out_of_line};));
     quote! {
         use #runtime::arena::Arena;
         use #runtime::lanes::{self, Isa, Lanes};

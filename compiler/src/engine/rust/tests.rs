@@ -99,7 +99,7 @@ fn tiles_are_called_by_name() {
                     for item in items {
                         let i0 = item as isize;
                         for i1 in 0..3 {
-                            tile::data_movement::stage_rows::<L>(
+                            out_of_line::stage_rows::<L>(
                                 &tile::StageRows {
                                     rows: 3,
                                     channels: 2,

@@ -15,7 +15,7 @@ fn a_tile_describes_itself() {
         plane_channels: 16,
         fill: f32::NEG_INFINITY,
     });
-    assert_eq!((tile.name(), tile.path(), tile.shape_name()), ("stage_rows", "data_movement::stage_rows", "StageRows"));
+    assert_eq!((tile.name(), tile.shape_name()), ("stage_rows", "StageRows"));
     assert_eq!(tile.fields()[1], ("channels", "16".to_owned()));
     assert_eq!(tile.fields()[7], ("fill", "f32::NEG_INFINITY".to_owned()));
     assert_eq!(tile.operands(), [("source", OperandKind::Pointer), ("first_row", OperandKind::Integer), ("target", OperandKind::Pointer)]);
