@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand, each with its arguments and what it prints.
 //!
-//! A subcommand is `fn run(args: &Args, output: &mut Output) -> Result<(), Failure>`; [`Failure`] carries the exit code.
+//! A subcommand is `fn run(args: &Args, output: &mut Output) -> Result<(), Failure>`; `Failure` carries the exit code.
 
 mod bench;
 mod compile;

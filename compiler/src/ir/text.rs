@@ -1,4 +1,4 @@
-//! The text form: one node a line, in topological order, results last. [`parse`] reads what [`print`] writes.
+//! The text form: one node a line, in topological order, results last. [`parse`] reads what [`print()`] writes.
 //!
 //! ```text
 //! graph "resnet8"
