@@ -278,7 +278,7 @@ pub fn write(manifest: &Manifest, arena: &mut Arena, index: usize, dense: &[f32]
     Ok(())
 }
 
-/// Overwrites moment `moment`, as [`write`]; nothing happens where there is none.
+/// Overwrites moment `moment`, as [`write()`]; nothing happens where there is none.
 ///
 /// # Errors
 /// `dense` has not one value an element.

@@ -1,6 +1,6 @@
 //! Tiles: the compute-bound inner pieces that kernels call, each written once, generic over [`Lanes`].
 //!
-//! The [`tiles!`] table below is the only list of tiles. It defines each tile's shape (constants of a call), its operands, the
+//! The `tiles!` table below is the only list of tiles. It defines each tile's shape (constants of a call), its operands, the
 //! symbol the JIT calls for each instruction set, and what the Rust engine prints; `tests` walks it too.
 //!
 //! Units: a *vector* is one lane group, `L::LANES` consecutive `f32`, one example a lane. Every stride and offset of a shape counts
@@ -142,14 +142,14 @@ tiles! {
     // ---- loss: one group at a time ------------------------------------------------------------------------------------------------
 
     /// Cross-entropy of a softmax: `logits` is `[class][lane]`, `target` one class a lane. Writes `loss[lane]`, `correct[lane]`
-    /// (1 where the first largest logit is the target) and `gradient[class][lane]` = live * inverse_count[0] * (softmax - smoothed one-hot).
+    /// (1 where the first largest logit is the target) and `gradient[class][lane] = live * inverse_count[0] * (softmax - smoothed one-hot)`.
     /// `smoothing` is label smoothing as PyTorch defines it.
     loss::softmax_cross_entropy(SoftmaxCrossEntropy { classes: usize, smoothing: f32 };
         logits: *const f32, target: *const u32, live: *const f32, inverse_count: *const f32,
         loss: *mut f32, correct: *mut f32, gradient: *mut f32);
 
     /// Mean of squared differences: `prediction` and `target` are `[element][lane]`; `loss[lane]` is the example's mean;
-    /// `gradient` = live * inverse_count[0] * 2 (prediction - target) / elements; `correct` is 0.
+    /// `gradient = live * inverse_count[0] * 2 (prediction - target) / elements`; `correct` is 0.
     loss::mean_squared_error(MeanSquaredError { elements: usize };
         prediction: *const f32, target: *const f32, live: *const f32, inverse_count: *const f32,
         loss: *mut f32, correct: *mut f32, gradient: *mut f32);
