@@ -1,11 +1,17 @@
 //! The arena: one aligned allocation that holds the whole training state.
 
 use crate::manifest::{Element, Slot};
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 /// Alignment of the arena and of every slot: one cache line, one AVX-512 vector.
 pub const ALIGNMENT: usize = 64;
+
+/// Larger allocations lie in huge pages where the system has them: kernels walk many pages at once.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Allocations from this size on are made of whole huge pages.
+const LARGE: usize = HUGE_PAGE / 2;
 
 /// One allocation, zeroed at birth, never grown.
 #[derive(Debug)]
@@ -24,16 +30,23 @@ impl Arena {
     pub fn new(bytes: usize) -> Self {
         let layout = Self::layout(bytes);
         // SAFETY: the layout's size is at least one alignment, never zero.
-        let memory = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(memory) {
-            Some(memory) => Arena { memory, bytes },
-            None => handle_alloc_error(layout),
+        let memory = unsafe { alloc(layout) };
+        let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
+        #[cfg(target_os = "linux")]
+        if bytes >= LARGE {
+            // Pages are chosen when they are first touched, so before they are cleared.
+            // SAFETY: the range is this allocation. The advice may be refused, which costs speed alone.
+            unsafe { libc::madvise(memory.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
         }
+        // SAFETY: the range is this allocation.
+        unsafe { memory.as_ptr().write_bytes(0, layout.size()) };
+        Arena { memory, bytes }
     }
 
     fn layout(bytes: usize) -> Layout {
-        let size = bytes.max(1).next_multiple_of(ALIGNMENT);
-        match Layout::from_size_align(size, ALIGNMENT) {
+        let alignment = if bytes < LARGE { ALIGNMENT } else { HUGE_PAGE };
+        let size = bytes.max(1).checked_next_multiple_of(alignment).unwrap_or(usize::MAX);
+        match Layout::from_size_align(size, alignment) {
             Ok(layout) => layout,
             Err(_) => panic!("an arena of {bytes} bytes exceeds the address space"),
         }
@@ -47,6 +60,16 @@ impl Arena {
     /// Its first byte: what kernels address from.
     pub fn base(&self) -> *mut u8 {
         self.memory.as_ptr()
+    }
+
+    /// The first byte of its `index`-th part, parts being of `bytes` each: a worker's scratch.
+    ///
+    /// # Panics
+    /// The part reaches past the end.
+    pub fn part(&self, index: usize, bytes: usize) -> *mut u8 {
+        assert!((index + 1) * bytes <= self.bytes, "part {index} of {bytes} bytes reaches past an arena of {}", self.bytes);
+        // SAFETY: inside the allocation.
+        unsafe { self.memory.as_ptr().add(index * bytes) }
     }
 
     fn start(&self, slot: Slot, element: Element) -> *mut u8 {

@@ -113,7 +113,8 @@ pub struct Parameter {
 /// Which order a stream visits a weight's units in, and what its offsets mean (all in vectors).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamOrder {
-    /// By output block, in mask order (so values need no copy):
+    /// By output block, in mask order (so values need no copy), cut into `channel_blocks` lists of input blocks:
+    /// list `output_block * channel_blocks + k` has the k-th `input_blocks.div_ceil(channel_blocks)` of those an output sees;
     /// `offset = input_channel * channel + ky * kernel_row + kx * kernel_column`, `input_channel` being the unit's first, counted over all groups.
     Forward {
         /// Between input channels.
@@ -122,6 +123,8 @@ pub enum StreamOrder {
         kernel_row: usize,
         /// Between kernel columns (dilation included).
         kernel_column: usize,
+        /// Lists for each output block.
+        channel_blocks: usize,
     },
     /// By parity class (`row_class * stride_width + column_class`), then by input block (over all groups), then by offset.
     ///
@@ -151,7 +154,7 @@ pub struct Stream {
     pub parameter: usize,
     /// Order and meaning of the offsets.
     pub order: StreamOrder,
-    /// `u32[lists + 1]`: where each block row (forward) or class and block column (backward) begins.
+    /// `u32[lists + 1]`: where each block row and channel block (forward) or class and block column (backward) begins.
     pub starts: Slot,
     /// `u32[capacity]`: offsets in vectors.
     pub offsets: Slot,

@@ -61,7 +61,12 @@ impl Geometry {
 
     pub(crate) fn forward(&self) -> StreamOrder {
         let channel = self.staged_width();
-        StreamOrder::Forward { channel, kernel_row: self.dilation[0] * self.channels() * channel, kernel_column: self.dilation[1] }
+        StreamOrder::Forward {
+            channel,
+            kernel_row: self.dilation[0] * self.channels() * channel,
+            kernel_column: self.dilation[1],
+            channel_blocks: 1 + self.inputs_per_group / self.block[1] / 2,
+        }
     }
 
     pub(crate) fn backward(&self) -> StreamOrder {

@@ -1,6 +1,6 @@
 //! Topologies: the offset streams that kernels follow, rebuilt from the live units whenever a mask changes.
 //!
-//! What the offsets mean is said at [`StreamOrder`]. Both orders have one form: a unit's list is `class * blocks + block`, its offset
+//! What lists and offsets mean is said at [`StreamOrder`]. Both orders have one form: a unit's list depends on its blocks and class, its offset is
 //! `channel * stride + tap`, where class and tap depend on the kernel position alone. So a rebuild is a table of kernel positions and one
 //! counting sort.
 
@@ -105,9 +105,10 @@ impl Scratch {
             let tap = taps[position.kernel];
             let group = units.group(position.output_block);
             let (list, channel, stride) = match order {
-                StreamOrder::Forward { channel, .. } => {
+                StreamOrder::Forward { channel, channel_blocks, .. } => {
                     let input = group * units.matrix.inputs_per_group + position.input_block * units.block.columns;
-                    (position.output_block, input, channel)
+                    let block = position.input_block / units.input_blocks().div_ceil(channel_blocks);
+                    (position.output_block * channel_blocks + block, input, channel)
                 }
                 StreamOrder::Backward { channel, .. } => {
                     let blocks = units.matrix.groups * units.input_blocks();
@@ -155,7 +156,7 @@ impl Scratch {
 /// Lists of a stream: one less than its starts.
 pub fn list_count(units: &Units, order: StreamOrder) -> usize {
     match order {
-        StreamOrder::Forward { .. } => units.output_blocks(),
+        StreamOrder::Forward { channel_blocks, .. } => units.output_blocks() * channel_blocks,
         StreamOrder::Backward { stride, .. } => stride[0] * stride[1] * units.matrix.groups * units.input_blocks(),
     }
 }

@@ -37,7 +37,8 @@ fn by_forward_stream(g: &Geometry, manifest: &Manifest, arena: &Arena) -> BTreeM
     let stream = &manifest.streams[0];
     let (starts, offsets, live) = (arena.words(stream.starts), arena.words(stream.offsets), state::mask(manifest, arena, 0));
     let (units, width, mut triples) = (g.units(), g.staged_width(), BTreeMap::new());
-    for (list, range) in starts.windows(2).enumerate() {
+    let lists = (starts.len() - 1) / units.output_blocks();
+    for (list, range) in starts.windows(2).enumerate().map(|(list, range)| (list / lists, range)) {
         for position in range[0] as usize..range[1] as usize {
             for (element, weight) in units.onnx_indices(live[position]).enumerate() {
                 let (row, column) = (element / g.block[1], element % g.block[1]);

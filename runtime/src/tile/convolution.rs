@@ -104,56 +104,83 @@ unsafe fn spmm_pixels<L: Lanes, const ROWS: usize, const PLAIN: bool>(call: Spmm
     }
 }
 
-/// All block rows of `N` pixels from `pixel`. `PLAIN`: pixels are neighbours and units have one column.
+/// All block rows of `N` pixels from `pixel`, one block of channels after the other. `PLAIN`: pixels are neighbours and units have one column.
 #[inline(always)]
 unsafe fn spmm_tile<L: Lanes, const ROWS: usize, const PLAIN: bool, const N: usize>(call: &SpmmCall, pixel: usize) {
+    let shape = call.shape;
+    let (y_pixel, y_channel) = (shape.y_pixel * L::LANES, shape.y_channel * L::LANES);
+    // SAFETY: the tile's contract.
+    unsafe {
+        let x = call.x.add(pixel * if PLAIN { 1 } else { shape.x_pixel } * L::LANES);
+        for block in 0..shape.channel_blocks {
+            let mut y = call.y.add(pixel * y_pixel);
+            let mut bias = call.bias;
+            for row in 0..shape.block_rows {
+                let list = call.starts.add(row * shape.channel_blocks + block);
+                let units = *list as usize..*list.add(1) as usize;
+                for chunk in 0..shape.rows_per_block / ROWS {
+                    let mut sums = [[L::zero(); N]; ROWS];
+                    if block > 0 {
+                        if units.is_empty() {
+                            y = y.add(ROWS * y_channel);
+                            continue;
+                        }
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            for (p, sum) in sums.iter_mut().enumerate() {
+                                *sum = L::load(y.add(r * y_channel + p * y_pixel));
+                            }
+                        }
+                    } else if !bias.is_null() {
+                        for sums in &mut sums {
+                            *sums = [L::splat(*bias); N];
+                            bias = bias.add(1);
+                        }
+                    }
+                    add_units::<L, ROWS, PLAIN, N>(call, x, &units, chunk, &mut sums);
+                    for sums in sums {
+                        for (p, sum) in sums.into_iter().enumerate() {
+                            L::store(y.add(p * y_pixel), sum);
+                        }
+                        y = y.add(y_channel);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of `units` with the pixels from `x` on to the sums of rows `chunk` * `ROWS` and following of their block row.
+#[inline(always)]
+unsafe fn add_units<L: Lanes, const ROWS: usize, const PLAIN: bool, const N: usize>(
+    call: &SpmmCall,
+    x: *const f32,
+    units: &Range<usize>,
+    chunk: usize,
+    sums: &mut [[L::V; N]; ROWS],
+) {
     let shape = call.shape;
     let x_pixel = if PLAIN { L::LANES } else { shape.x_pixel * L::LANES };
     let columns = if PLAIN { 1 } else { shape.columns_per_block };
     let unit_elements = shape.rows_per_block * columns;
-    let (y_pixel, y_channel) = (shape.y_pixel * L::LANES, shape.y_channel * L::LANES);
     // SAFETY: the tile's contract.
     unsafe {
-        let x = call.x.add(pixel * x_pixel);
-        let mut y = call.y.add(pixel * y_pixel);
-        let mut bias = call.bias;
-        let mut first = *call.starts as usize;
-        for block in 0..shape.block_rows {
-            let end = *call.starts.add(block + 1) as usize;
-            for chunk in 0..shape.rows_per_block / ROWS {
-                let mut sums = [[L::zero(); N]; ROWS];
-                if !bias.is_null() {
-                    for sums in &mut sums {
-                        *sums = [L::splat(*bias); N];
-                        bias = bias.add(1);
+        let mut w = call.values.add(units.start * unit_elements + chunk * ROWS * columns);
+        for unit in units.clone() {
+            let mut from = x.add(*call.offsets.add(unit) as usize * L::LANES);
+            for c in 0..columns {
+                let mut weights = [L::zero(); ROWS];
+                for (r, weight) in weights.iter_mut().enumerate() {
+                    *weight = L::splat(*w.add(r * columns + c));
+                }
+                for p in 0..N {
+                    let v = L::load(from.add(p * x_pixel));
+                    for (sums, &weight) in sums.iter_mut().zip(&weights) {
+                        sums[p] = L::fma(weight, v, sums[p]);
                     }
                 }
-                let mut w = call.values.add(first * unit_elements + chunk * ROWS * columns);
-                for unit in first..end {
-                    let mut from = x.add(*call.offsets.add(unit) as usize * L::LANES);
-                    for c in 0..columns {
-                        let mut weights = [L::zero(); ROWS];
-                        for (r, weight) in weights.iter_mut().enumerate() {
-                            *weight = L::splat(*w.add(r * columns + c));
-                        }
-                        for p in 0..N {
-                            let v = L::load(from.add(p * x_pixel));
-                            for (sums, &weight) in sums.iter_mut().zip(&weights) {
-                                sums[p] = L::fma(weight, v, sums[p]);
-                            }
-                        }
-                        from = from.add(shape.x_channel * L::LANES);
-                    }
-                    w = w.add(unit_elements);
-                }
-                for sums in sums {
-                    for (p, sum) in sums.into_iter().enumerate() {
-                        L::store(y.add(p * y_pixel), sum);
-                    }
-                    y = y.add(y_channel);
-                }
+                from = from.add(shape.x_channel * L::LANES);
             }
-            first = end;
+            w = w.add(unit_elements);
         }
     }
 }

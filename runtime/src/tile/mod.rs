@@ -57,10 +57,11 @@ tiles! {
     // ---- convolution: products with a sparse matrix whose structure is a stream of offsets -----------------------------
 
     /// SpMM. For each block row b and pixel p: `y[b R + r][p] = bias + sum over units u of b, c < C: w[u][r][c] * x[offset[u] + c x_channel + p x_pixel]`.
-    /// Units of block row b are `starts[b]..starts[b + 1]`; `values` is `[unit][R][C]`; `bias` is one a row, or null for zero.
+    /// Units of block row b in the k-th of `channel_blocks` blocks of input channels are `starts[b channel_blocks + k]..starts[b channel_blocks + k + 1]`:
+    /// one block's pixels stay in the first-level cache while all rows pass by. `values` is `[unit][R][C]`; `bias` is one a row, or null for zero.
     /// R (`rows_per_block`) in 1, 2, 4, 8, 16 and C (`columns_per_block`) in 1, 2, 4. Sums run in stream order, one fused multiply-add each.
     convolution::spmm(Spmm {
-        block_rows: usize, rows_per_block: usize, columns_per_block: usize, pixels: usize,
+        block_rows: usize, channel_blocks: usize, rows_per_block: usize, columns_per_block: usize, pixels: usize,
         x_pixel: usize, x_channel: usize, y_pixel: usize, y_channel: usize
     }; x: *const f32, y: *mut f32, starts: *const u32, offsets: *const u32, values: *const f32, bias: *const f32);
 

@@ -44,7 +44,8 @@ pub fn spmm(shape: &Spmm, lanes: usize, x: &[f32], starts: &[u32], offsets: &[u3
         if let Some(bias) = bias {
             sum.add(f64::from(bias[row]));
         }
-        for unit in starts[row / rows] as usize..starts[row / rows + 1] as usize {
+        let list = row / rows * shape.channel_blocks;
+        for unit in starts[list] as usize..starts[list + shape.channel_blocks] as usize {
             for c in 0..columns {
                 let weight = values[(unit * rows + row % rows) * columns + c];
                 let at = offsets[unit] as usize + c * shape.x_channel + pixel * shape.x_pixel;

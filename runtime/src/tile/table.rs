@@ -69,6 +69,7 @@ macro_rules! field_meaning {
     (fill) => { "What padding holds." };
     (vectors) => { "Vectors." };
     (block_rows) => { "Block rows of the sparse matrix." };
+    (channel_blocks) => { "Blocks of input channels that are computed one after the other." };
     (block_columns) => { "Block columns of the sparse matrix." };
     (rows_per_block) => { "R: rows of a unit." };
     (columns_per_block) => { "C: columns of a unit." };

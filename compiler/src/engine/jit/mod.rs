@@ -55,7 +55,7 @@ pub struct Jit {
     code: Code,
     program: Program,
     arena: Arena,
-    scratch: Vec<Arena>,
+    scratch: Arena,
     team: Team,
     train: Vec<BoundLaunch>,
     evaluate: Vec<BoundLaunch>,
@@ -107,7 +107,7 @@ impl Jit {
         let code = Code::compile(&program, isa)?;
         let threads = threads.max(1);
         let arena = Arena::new(program.manifest.arena_bytes);
-        let scratch = (0..threads).map(|_| Arena::new(program.manifest.scratch_bytes)).collect();
+        let scratch = Arena::new(program.manifest.scratch_bytes * threads);
         let bound_to = arena.base();
         let bind = |phase| {
             let launches = program.schedules.iter().filter(|schedule: &&Schedule| schedule.phase == phase).flat_map(|s| &s.launches);
@@ -143,7 +143,7 @@ impl Jit {
             Phase::Train => &self.train,
             Phase::Evaluate => &self.evaluate,
         };
-        let scratch = &self.scratch;
+        let (scratch, scratch_bytes) = (&self.scratch, self.program.manifest.scratch_bytes);
         let times = Mutex::new(vec![Vec::with_capacity(rounds); launches.len()]);
         self.team.run(&|worker: &Worker| {
             // The first member keeps the clock: what it sees between two barriers is what all took.
@@ -152,7 +152,7 @@ impl Jit {
                 for (index, launch) in launches.iter().enumerate() {
                     worker.barrier();
                     let start = Instant::now();
-                    launch.run(worker, &scratch[worker.index]);
+                    launch.run(worker, scratch.part(worker.index, scratch_bytes));
                     worker.barrier();
                     if let Some(times) = &mut times {
                         times[index].push(start.elapsed().as_secs_f64());
@@ -196,14 +196,14 @@ impl BoundLaunch {
         }
     }
 
-    fn run(&self, worker: &Worker, scratch: &Arena) {
+    fn run(&self, worker: &Worker, scratch: *mut u8) {
         let items = worker.items(self.items);
         if items.is_empty() {
             return;
         }
         // SAFETY: `bounds::check` kept every address of the kernel inside the slot that each argument points to and inside the scratch;
         // the slots lie in the arena; the code lives as long as the `Jit`; workers have distinct items and distinct scratch.
-        unsafe { (self.function)(self.arguments.as_ptr(), scratch.base(), items.start as i64, items.end as i64) }
+        unsafe { (self.function)(self.arguments.as_ptr(), scratch, items.start as i64, items.end as i64) }
     }
 }
 
@@ -226,10 +226,10 @@ impl Network for Jit {
             Phase::Train => &self.train,
             Phase::Evaluate => &self.evaluate,
         };
-        let scratch = &self.scratch;
+        let (scratch, scratch_bytes) = (&self.scratch, self.program.manifest.scratch_bytes);
         self.team.run(&|worker: &Worker| {
             for launch in launches {
-                launch.run(worker, &scratch[worker.index]);
+                launch.run(worker, scratch.part(worker.index, scratch_bytes));
                 worker.barrier();
             }
         });

@@ -162,8 +162,10 @@ fn weight_matrix(matrix: &WeightMatrix) -> TokenStream {
 
 fn stream(Stream { parameter, order, starts, offsets, source, values }: &Stream) -> TokenStream {
     let order = match order {
-        StreamOrder::Forward { channel, kernel_row, kernel_column } => {
-            quote!(manifest::StreamOrder::Forward { channel: #channel, kernel_row: #kernel_row, kernel_column: #kernel_column })
+        StreamOrder::Forward { channel, kernel_row, kernel_column, channel_blocks } => {
+            quote!(manifest::StreamOrder::Forward {
+                channel: #channel, kernel_row: #kernel_row, kernel_column: #kernel_column, channel_blocks: #channel_blocks
+            })
         }
         StreamOrder::Backward { stride, dilation, padding, first, row, channel } => {
             let pair = |[a, b]: [usize; 2]| quote!([#a, #b]);

@@ -212,7 +212,7 @@ fn constructors(options: &EmitOptions) -> TokenStream {
             let mut arena = Arena::new(ARENA_BYTES);
             state::initialize(&MANIFEST, &mut arena, &InitialMasks::#masks, seed)?;
             let threads = threads.max(1);
-            let scratch = (0..threads).map(|_| Arena::new(MANIFEST.scratch_bytes)).collect();
+            let scratch = Arena::new(MANIFEST.scratch_bytes * threads);
             Ok(Self { arena, scratch, team: Team::new(threads), isa, rule: #rule, seed, steps: 0 })
         }
     }

@@ -112,7 +112,7 @@ pub(super) fn network(program: &Program, options: &EmitOptions, comments: bool) 
         #[derive(Debug)]
         pub struct #net {
             arena: Arena,
-            scratch: Vec<Arena>,
+            scratch: Arena,
             team: Team,
             isa: Isa,
             rule: UpdateRule,
@@ -139,7 +139,7 @@ pub(super) fn network(program: &Program, options: &EmitOptions, comments: bool) 
                 assert!(self.arena.bytes() >= ARENA_BYTES, "the arena was replaced by a smaller one");
                 let (arena, scratch, isa) = (&self.arena, &self.scratch, self.isa);
                 self.team.run(&|worker: &Worker| {
-                    let (arena, scratch) = (arena.base(), scratch[worker.index].base().cast());
+                    let (arena, scratch) = (arena.base(), scratch.part(worker.index, MANIFEST.scratch_bytes).cast());
                     #safety
                     #phases
                 });

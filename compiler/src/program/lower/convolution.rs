@@ -4,11 +4,11 @@
 //! strides split the backward pass into parity classes, each with its own list of units.
 
 use super::kernel::{KernelBuilder, at, call, integer, null, parts, repeat, start};
-use super::parameters::MatrixDraft;
+use super::parameters::{MatrixDraft, TILE_PIXELS};
 use super::{Class, LowerError, PhaseLowering, STAGE_BYTES};
 use crate::ir::NodeId;
 use crate::op::Convolution;
-use crate::program::{Affine, Base, Statement};
+use crate::program::{Affine, Base, Operand, Statement};
 use mest_runtime::manifest::StreamOrder;
 use mest_runtime::tile::{BackwardSweep, ClearUnits, Spmm, StageRows, Tile, WeightGradient};
 
@@ -22,6 +22,20 @@ struct Extents {
     out_rows: usize,
     out_width: usize,
     kernel: [usize; 2],
+}
+
+/// Bands of output rows, one kernel's domain.
+struct Band {
+    /// First row of the first band.
+    first: usize,
+    /// How many bands.
+    bands: usize,
+    /// Rows of each.
+    rows: usize,
+    /// Input rows that an output row reads, from the first to the last.
+    window: usize,
+    /// Lists of the stream for each block row.
+    channel_blocks: usize,
 }
 
 /// Rows of a plane staged into scratch: what lies left and right of them, and how many fit.
@@ -64,28 +78,33 @@ impl PhaseLowering<'_, '_> {
         let y = self.value(id, 0);
         let e = self.extents(id, y, &matrix)?;
         let lanes = self.lanes();
-        let needed = (e.out_width - 1) * op.strides[1] + (e.kernel[1] - 1) * op.dilations[1] + 1;
+        let pixel_width = (e.kernel[1] - 1) * op.dilations[1] + 1;
+        let needed = (e.out_width - 1) * op.strides[1] + pixel_width;
         let staging = Staging::new(op.pads[1], e.width, needed);
-        let span = |n: usize| (n - 1) * op.strides[0] + (e.kernel[0] - 1) * op.dilations[0] + 1;
+        let window = (e.kernel[0] - 1) * op.dilations[0] + 1;
+        let span = |n: usize| (n - 1) * op.strides[0] + window;
         let direct = op.pads == [0; 4];
         let most = e.out_rows.div_ceil(4usize.div_ceil(self.groups()));
         let band = staging.band(e.out_rows, e.channels, lanes, most, span);
+        let tile_width = (TILE_PIXELS - 1) * op.strides[1] + pixel_width;
+        let channel_blocks = matrix.channel_blocks(e.kernel[0] * tile_width * lanes * 4);
         let order = StreamOrder::Forward {
             channel: staging.pitch,
             kernel_row: op.dilations[0] * e.channels * staging.pitch,
             kernel_column: op.dilations[1],
+            channel_blocks,
         };
         let stream = self.shared.stream(parameter, order, false);
         let full = e.out_rows / band;
         for (first, bands, rows) in [(0, full, band), (full * band, 1, e.out_rows - full * band)] {
             if bands > 0 && rows > 0 {
-                self.convolution_band(id, op, &e, &matrix, staging, stream, direct, (first, bands, rows, span(rows)))?;
+                self.convolution_band(id, op, &e, &matrix, staging, stream, direct, &Band { first, bands, rows, window, channel_blocks })?;
             }
         }
         Ok(())
     }
 
-    /// One kernel over `bands` bands of `rows` output rows each, from row `first` on; each needs `span` staged rows.
+    /// One kernel over bands of output rows. Rows are staged as they are needed, so that those a row reads are in the second-level cache.
     fn convolution_band(
         &mut self,
         id: NodeId,
@@ -95,7 +114,7 @@ impl PhaseLowering<'_, '_> {
         staging: Staging,
         stream: usize,
         direct: bool,
-        (first, bands, rows, span): (usize, usize, usize, usize),
+        &Band { first, bands, rows, window, channel_blocks }: &Band,
     ) -> Result<(), LowerError> {
         let (lanes, groups) = (self.lanes(), self.groups());
         let (x, y) = (self.graph.inputs(id)[0], self.value(id, 0));
@@ -116,20 +135,24 @@ impl PhaseLowering<'_, '_> {
         let bias = bias.map(|place| kernel.read("bias", place));
         let row_pitch = e.channels * staging.pitch * lanes;
         let band_rows = rows * op.strides[0];
+        let mut body = Vec::new();
         let (rows_base, rows_offset) = if direct {
             let offset = (first * op.strides[0] * row_pitch) as isize;
             (source, Affine::constant(offset).plus(0, x_group).plus(1, band_rows * row_pitch))
         } else {
-            let ring = kernel.scratch(span * row_pitch);
-            let first_row = (first * op.strides[0]) as isize - op.pads[0] as isize;
-            kernel.push(stage(e.channels, e.width, e.rows, span, staging, at(source, Affine::default().plus(0, x_group)), {
-                Affine::constant(first_row).plus(1, band_rows)
-            }));
-            (ring, Affine::default())
+            let scratch = kernel.scratch(((rows - 1) * op.strides[0] + window) * row_pitch);
+            let source = at(source, Affine::default().plus(0, x_group));
+            let first_row = Affine::constant((first * op.strides[0]) as isize - op.pads[0] as isize).plus(1, band_rows);
+            let plane = StagedPlane { channels: e.channels, width: e.width, rows: e.rows, staging, lanes, source, first_row };
+            let ahead = window.saturating_sub(op.strides[0]);
+            plane.stage(ahead, 0, None).into_iter().for_each(|statement| kernel.push(statement));
+            body.extend(plane.stage(window - ahead, ahead, Some((2, op.strides[0]))));
+            (scratch, Affine::default())
         };
         let out_pitch = e.outputs * e.out_width * lanes;
         let shape = Spmm {
             block_rows: e.outputs / matrix.block.rows,
+            channel_blocks,
             rows_per_block: matrix.block.rows,
             columns_per_block: matrix.block.columns,
             pixels: e.out_width,
@@ -147,9 +170,8 @@ impl PhaseLowering<'_, '_> {
             start(values),
             bias.map_or_else(null, start),
         ];
-        if let Some(rows) = repeat(rows, vec![call(Tile::Spmm(shape), operands)]) {
-            kernel.push(rows);
-        }
+        body.push(call(Tile::Spmm(shape), operands));
+        repeat(rows, body).into_iter().for_each(|statement| kernel.push(statement));
         self.shared.launch(kernel, self.label(id));
         Ok(())
     }
@@ -205,18 +227,40 @@ impl PhaseLowering<'_, '_> {
     }
 }
 
-fn stage(
+/// A band's input, staged row by row into the scratch.
+struct StagedPlane {
     channels: usize,
     width: usize,
-    rows_in_plane: usize,
+    /// Rows that the plane has.
     rows: usize,
     staging: Staging,
-    source: crate::program::Operand,
+    lanes: usize,
+    source: Operand,
+    /// Row of the plane that lies first in the scratch.
     first_row: Affine,
-) -> Statement {
-    let shape =
-        StageRows { rows, channels, width, left: staging.left, right: staging.right, rows_in_plane, plane_channels: channels, fill: 0.0 };
-    call(Tile::StageRows(shape), vec![source, integer(first_row), start(Base::Scratch)])
+}
+
+impl StagedPlane {
+    /// Stages `count` rows into the scratch from its row `slot` on, both moved by a loop's (variable, rows a round).
+    fn stage(&self, count: usize, slot: usize, round: Option<(usize, usize)>) -> Option<Statement> {
+        let shape = StageRows {
+            rows: count,
+            channels: self.channels,
+            width: self.width,
+            left: self.staging.left,
+            right: self.staging.right,
+            rows_in_plane: self.rows,
+            plane_channels: self.channels,
+            fill: 0.0,
+        };
+        let pitch = self.channels * self.staging.pitch * self.lanes;
+        let (mut first_row, mut target) = (self.first_row.clone(), Affine::constant((slot * pitch) as isize));
+        first_row.constant += slot as isize;
+        if let Some((variable, rows)) = round {
+            (first_row, target) = (first_row.plus(variable, rows), target.plus(variable, rows * pitch));
+        }
+        (count > 0).then(|| call(Tile::StageRows(shape), vec![self.source.clone(), integer(first_row), at(Base::Scratch, target)]))
+    }
 }
 
 /// Arguments of a backward kernel.
@@ -300,7 +344,7 @@ impl Sweep {
         }
     }
 
-    /// Stages the output gradient for one band of input rows and sweeps over each class's rows in it.
+    /// Stages the output gradient for one band of input rows, row by row, and sweeps over each class's rows in it.
     fn band_body(
         &self,
         kernel: &mut KernelBuilder,
@@ -313,35 +357,58 @@ impl Sweep {
         rows: &dyn Fn(usize) -> usize,
     ) {
         let row_pitch = e.outputs * self.staging.pitch * self.lanes;
-        let staged_rows = rows(0) + self.halo;
+        let row_variable = 2 + usize::from(band.variable.is_some());
+        let plane = StagedPlane {
+            channels: e.outputs,
+            width: e.out_width,
+            rows: e.out_rows,
+            staging: self.staging,
+            lanes: self.lanes,
+            source: at(memory.dy, Affine::default().plus(0, memory.dy_group)),
+            first_row: {
+                let mut first_row = band.scaled(1, self.band);
+                first_row.constant += self.first[0];
+                first_row
+            },
+        };
         let (base, offset) = if self.direct {
             (memory.dy, band.scaled(row_pitch, self.band).plus(0, memory.dy_group))
         } else {
-            let ring = kernel.scratch(staged_rows * row_pitch);
-            let source = at(memory.dy, Affine::default().plus(0, memory.dy_group));
-            let mut first_row = band.scaled(1, self.band);
-            first_row.constant += self.first[0];
-            body.push(stage(e.outputs, e.out_width, e.out_rows, staged_rows, self.staging, source, first_row));
-            (ring, Affine::default())
+            body.extend(plane.stage(self.halo, 0, None));
+            (kernel.scratch((rows(0) + self.halo) * row_pitch), Affine::default())
         };
-        let row_variable = 2 + usize::from(band.variable.is_some());
-        let (input_row, channel) = (e.channels * e.width * self.lanes, e.width * self.lanes);
-        for row_class in 0..op.strides[0] {
-            let mut columns = Vec::new();
-            for column_class in 0..op.strides[1].min(e.width) {
-                let mut x = band.scaled(op.strides[0] * input_row, self.band);
-                x.constant += (row_class * input_row + column_class * self.lanes) as isize;
-                let x = x
-                    .plus(0, memory.x_group)
-                    .plus(1, memory.range * matrix.block.columns * channel)
-                    .plus(row_variable, op.strides[0] * input_row);
-                let class = row_class * op.strides[1] + column_class;
-                let starts = Affine::constant((class * memory.columns) as isize).plus(1, memory.range);
-                let pixels = (e.width - column_class).div_ceil(op.strides[1]);
-                let dy = at(base, offset.clone().plus(row_variable, row_pitch));
-                columns.push(self.sweep(op, e, matrix, memory, pixels, x, dy, starts));
+        let sweeps = |row_classes: usize, row: Option<usize>| {
+            let mut statements = Vec::new();
+            if !self.direct {
+                let round = row.is_none().then_some((row_variable, 1));
+                statements.extend(plane.stage(1, self.halo + row.unwrap_or(0), round));
             }
-            body.extend(repeat(rows(row_class), columns));
+            // A row of the loop, or the one row after it.
+            let moved = |affine: Affine, by: usize| match row {
+                None => affine.plus(row_variable, by),
+                Some(row) => Affine { constant: affine.constant + (row * by) as isize, ..affine },
+            };
+            let (input_row, channel) = (e.channels * e.width * self.lanes, e.width * self.lanes);
+            for row_class in 0..row_classes {
+                for column_class in 0..op.strides[1].min(e.width) {
+                    let mut x = band.scaled(op.strides[0] * input_row, self.band);
+                    x.constant += (row_class * input_row + column_class * self.lanes) as isize;
+                    let x = x.plus(0, memory.x_group).plus(1, memory.range * matrix.block.columns * channel);
+                    let class = row_class * op.strides[1] + column_class;
+                    let starts = Affine::constant((class * memory.columns) as isize).plus(1, memory.range);
+                    let pixels = (e.width - column_class).div_ceil(op.strides[1]);
+                    let dy = at(base, moved(offset.clone(), row_pitch));
+                    statements.push(self.sweep(op, e, matrix, memory, pixels, moved(x, op.strides[0] * input_row), dy, starts));
+                }
+            }
+            statements
+        };
+        // Later classes may have one row less.
+        let whole = rows(op.strides[0] - 1);
+        body.extend(repeat(whole, sweeps(op.strides[0], None)));
+        if rows(0) > whole {
+            let classes = (0..op.strides[0]).filter(|&class| rows(class) > whole).count();
+            body.extend(sweeps(classes, Some(whole)));
         }
     }
 
@@ -353,7 +420,7 @@ impl Sweep {
         memory: &SweepMemory,
         pixels: usize,
         x: Affine,
-        dy: crate::program::Operand,
+        dy: Operand,
         starts: Affine,
     ) -> Statement {
         let dw = at(memory.dw, Affine::default().plus(0, memory.dw_group));

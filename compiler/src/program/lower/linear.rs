@@ -1,13 +1,13 @@
 //! Linear layers: one position an example, so groups take the place of pixels and an item is a range of outputs (or inputs, backward).
 
 use super::kernel::{KernelBuilder, at, call, null, parts, repeat, start};
+use super::parameters::TILE_PIXELS;
 use super::{Class, LowerError, PARTS, PhaseLowering};
 use crate::ir::NodeId;
 use crate::program::Affine;
 use mest_runtime::manifest::StreamOrder;
 use mest_runtime::tile::{BackwardSweep, ClearUnits, Spmm, Tile, WeightGradient};
 
-const ORDER_FORWARD: StreamOrder = StreamOrder::Forward { channel: 1, kernel_row: 0, kernel_column: 0 };
 const ORDER_BACKWARD: StreamOrder =
     StreamOrder::Backward { stride: [1, 1], dilation: [1, 1], padding: [0, 0], first: [0, 0], row: 0, channel: 1 };
 
@@ -28,7 +28,9 @@ impl PhaseLowering<'_, '_> {
         let (parameter, matrix) = self.weight(id, 1)?;
         let (x, y) = (self.graph.inputs(id)[0], self.value(id, 0));
         let ([positions, inputs], [_, outputs]) = (self.positions(id, x)?, self.positions(id, y)?);
-        let stream = self.shared.stream(parameter, ORDER_FORWARD, false);
+        let channel_blocks = matrix.channel_blocks(TILE_PIXELS.min(self.groups()) * self.lanes() * 4);
+        let order = StreamOrder::Forward { channel: 1, kernel_row: 0, kernel_column: 0, channel_blocks };
+        let stream = self.shared.stream(parameter, order, false);
         let (x_place, y_place, bias) = (self.place(x)?, self.define(y), self.bias_place(id, 2)?);
         let stream = self.shared.streams[stream].clone();
         let (lanes, groups) = (self.lanes(), self.groups());
@@ -45,6 +47,7 @@ impl PhaseLowering<'_, '_> {
         let outputs_in_range = range * matrix.block.rows;
         let shape = Spmm {
             block_rows: range,
+            channel_blocks,
             rows_per_block: matrix.block.rows,
             columns_per_block: matrix.block.columns,
             pixels: groups,
@@ -56,7 +59,7 @@ impl PhaseLowering<'_, '_> {
         let operands = vec![
             at(x, Affine::default().plus(0, inputs * lanes)),
             at(y, Affine::default().plus(0, outputs * lanes).plus(1, outputs_in_range * lanes)),
-            at(starts, Affine::default().plus(1, range)),
+            at(starts, Affine::default().plus(1, range * channel_blocks)),
             start(offsets),
             start(values),
             bias.map_or_else(null, |bias| at(bias, Affine::default().plus(1, outputs_in_range))),

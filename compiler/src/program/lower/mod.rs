@@ -27,8 +27,9 @@ use mest_runtime::optim::Optimizer;
 use parameters::ParameterDraft;
 use std::collections::HashMap;
 
-/// Scratch a band of staged rows may take, in bytes: half of a 512 KiB second-level cache.
-const STAGE_BYTES: usize = 256 << 10;
+/// Scratch a band of staged rows may take, in bytes. The rows that one row of output reads are what should stay in the second-level cache;
+/// the fewer the bands, the fewer the rows that two of them stage.
+const STAGE_BYTES: usize = 1 << 20;
 
 /// Parts that work on one array is cut into, at most; a constant, so that results do not depend on threads.
 const PARTS: usize = 8;

@@ -14,6 +14,15 @@ use mest_runtime::manifest::{
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+/// Pixels of a forward tile, between AVX2's four and AVX-512's eight.
+pub(super) const TILE_PIXELS: usize = 6;
+
+/// Bytes of pixels that stay in a first-level cache of 32 KiB while offsets, values and sums stream by.
+const TILE_BYTES: usize = 24 << 10;
+
+/// Units that a list of a forward stream should have, on average.
+const LIST_UNITS: f64 = 8.0;
+
 /// How a parameter's values are stored, before slots are placed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct MatrixDraft {
@@ -25,6 +34,16 @@ pub(super) struct MatrixDraft {
 }
 
 impl MatrixDraft {
+    /// Into how many blocks a forward kernel cuts the input channels, a tile's pixels of each of which take `bytes`: as many channels as stay
+    /// in the first-level cache while all rows pass by, but enough for a list's units to pay for reading and writing its sums.
+    pub(super) fn channel_blocks(&self, bytes: usize) -> usize {
+        let blocks = (self.matrix.inputs_per_group / self.block.columns).max(1);
+        let units = (self.matrix.kernel_rows * self.matrix.kernel_width) as f64 * self.density.unwrap_or(1.0);
+        let fit = TILE_BYTES / (bytes * self.block.columns).max(1);
+        let worthwhile = (LIST_UNITS / units).ceil() as usize;
+        blocks.div_ceil(fit.max(worthwhile).clamp(1, blocks))
+    }
+
     /// Elements of one unit.
     pub(super) fn unit_elements(&self) -> usize {
         self.block.rows * self.block.columns
@@ -112,7 +131,7 @@ impl Lowering<'_> {
         let Some(matrix) = draft.matrix else { return usize::MAX };
         let name = draft.name.clone();
         let (lists, kind, forward) = match order {
-            StreamOrder::Forward { .. } => (matrix.matrix.outputs / matrix.block.rows, "forward", true),
+            StreamOrder::Forward { channel_blocks, .. } => (matrix.matrix.outputs / matrix.block.rows * channel_blocks, "forward", true),
             StreamOrder::Backward { stride, .. } => {
                 let inputs = matrix.matrix.groups * matrix.matrix.inputs_per_group;
                 (stride[0] * stride[1] * inputs / matrix.block.columns, "backward", false)

@@ -170,15 +170,17 @@ impl<L: Lanes, const N: usize> Channel<L, N> {
         // SAFETY: the tile's contract.
         unsafe {
             if ROWS == 1 || ROWS == 2 {
-                let units = 4 / ROWS;
-                while unit + units <= end {
-                    let mut from = [dy; 4];
-                    for (i, from) in from.iter_mut().enumerate() {
-                        *from = dy.add(*call.offsets.add(unit + i / ROWS) as usize * L::LANES + (i % ROWS) * dy_channel);
-                    }
-                    self.four::<DX, SINGLE>(call, from, unit * rows * columns + column);
-                    unit += units;
+                while unit + 4 / ROWS <= end {
+                    self.units::<DX, ROWS, SINGLE, 4>(call, dy, unit, column);
+                    unit += 4 / ROWS;
                 }
+                match (end - unit) * ROWS {
+                    1 => self.units::<DX, ROWS, SINGLE, 1>(call, dy, unit, column),
+                    2 => self.units::<DX, ROWS, SINGLE, 2>(call, dy, unit, column),
+                    3 => self.units::<DX, ROWS, SINGLE, 3>(call, dy, unit, column),
+                    _ => {}
+                }
+                return;
             }
             while unit < end {
                 let mut from = dy.add(*call.offsets.add(unit) as usize * L::LANES);
@@ -186,14 +188,13 @@ impl<L: Lanes, const N: usize> Channel<L, N> {
                 if ROWS == 4 {
                     for _ in 0..rows / 4 {
                         let next = from.add(2 * dy_channel);
-                        self.four::<DX, SINGLE>(call, [from, from.add(dy_channel), next, next.add(dy_channel)], element);
+                        self.weights::<DX, SINGLE, 4>(call, [from, from.add(dy_channel), next, next.add(dy_channel)], element);
                         from = next.add(2 * dy_channel);
                         element += 4 * columns;
                     }
                 } else {
                     for _ in 0..rows {
-                        let part = self.item::<DX>(call, from, element);
-                        *call.dw.add(element) += L::sums([part; 4])[0];
+                        self.weights::<DX, SINGLE, 1>(call, [from; 4], element);
                         from = from.add(dy_channel);
                         element += columns;
                     }
@@ -203,22 +204,47 @@ impl<L: Lanes, const N: usize> Channel<L, N> {
         }
     }
 
-    /// Four weights, from `element` on, a unit's row apart.
+    /// `COUNT` rows of units, each `ROWS` high, from `unit` on.
     #[inline(always)]
-    unsafe fn four<const DX: bool, const SINGLE: bool>(&mut self, call: &Sweep, from: [*const f32; 4], element: usize) {
+    unsafe fn units<const DX: bool, const ROWS: usize, const SINGLE: bool, const COUNT: usize>(
+        &mut self,
+        call: &Sweep,
+        dy: *const f32,
+        unit: usize,
+        column: usize,
+    ) {
+        let columns = if SINGLE { 1 } else { call.shape.columns_per_block };
+        let dy_channel = call.shape.dy_channel * L::LANES;
+        let mut from = [dy; 4];
+        // SAFETY: the tile's contract.
+        unsafe {
+            for (i, from) in from.iter_mut().enumerate().take(COUNT) {
+                *from = dy.add(*call.offsets.add(unit + i / ROWS) as usize * L::LANES + (i % ROWS) * dy_channel);
+            }
+            self.weights::<DX, SINGLE, COUNT>(call, from, unit * ROWS * columns + column);
+        }
+    }
+
+    /// `COUNT` weights, at most four, from `element` on, a unit's row apart; their gradients are summed over lanes together.
+    #[inline(always)]
+    unsafe fn weights<const DX: bool, const SINGLE: bool, const COUNT: usize>(
+        &mut self,
+        call: &Sweep,
+        from: [*const f32; 4],
+        element: usize,
+    ) {
         let columns = if SINGLE { 1 } else { call.shape.columns_per_block };
         // SAFETY: the tile's contract.
         unsafe {
-            let parts = [
-                self.item::<DX>(call, from[0], element),
-                self.item::<DX>(call, from[1], element + columns),
-                self.item::<DX>(call, from[2], element + 2 * columns),
-                self.item::<DX>(call, from[3], element + 3 * columns),
-            ];
-            if SINGLE {
+            let first = self.item::<DX>(call, from[0], element);
+            let mut parts = [first; 4];
+            for (i, part) in parts.iter_mut().enumerate().take(COUNT).skip(1) {
+                *part = self.item::<DX>(call, from[i], element + i * columns);
+            }
+            if SINGLE && COUNT == 4 {
                 L::add_sums(call.dw.add(element), parts);
             } else {
-                for (i, sum) in L::sums(parts).into_iter().enumerate() {
+                for (i, sum) in L::sums(parts).into_iter().enumerate().take(COUNT) {
                     *call.dw.add(element + i * columns) += sum;
                 }
             }

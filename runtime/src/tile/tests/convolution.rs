@@ -46,12 +46,14 @@ fn check_spmm(case: &Case, target: (crate::lanes::Isa, usize)) {
     let (lanes, mut numbers) = (target.1, Numbers(case.seed));
     let (rows, columns) = case.block;
     let (x_channel, y_channel) = (case.pixels * case.pixel + 3, case.pixels * case.other_pixel + 1);
-    let matrix = matrix(&mut numbers, case.lists, case.most, 3 * x_channel, rows * columns);
+    let channel_blocks = 1 + case.seed as usize % 3;
+    let matrix = matrix(&mut numbers, case.lists * channel_blocks, case.most, 3 * x_channel, rows * columns);
     let x = numbers.floats((4 + columns) * x_channel * lanes);
     let bias = (!case.seed.is_multiple_of(3)).then(|| numbers.floats(case.lists * rows));
     let mut y = Floats::filled(case.lists * rows * y_channel * lanes, 9.0);
     let shape = Spmm {
         block_rows: case.lists,
+        channel_blocks,
         rows_per_block: rows,
         columns_per_block: columns,
         pixels: case.pixels,
@@ -199,7 +201,17 @@ fn forward_sums_do_not_depend_on_the_tile() {
         let x = numbers.floats(200 * lanes);
         let run = |pixels: usize, first: usize, y: &mut Floats| {
             call!(
-                Spmm { block_rows: 4, rows_per_block: 4, columns_per_block: 1, pixels, x_pixel: 1, x_channel: 20, y_pixel: 1, y_channel: 15 },
+                Spmm {
+                    block_rows: 4,
+                    channel_blocks: 1,
+                    rows_per_block: 4,
+                    columns_per_block: 1,
+                    pixels,
+                    x_pixel: 1,
+                    x_channel: 20,
+                    y_pixel: 1,
+                    y_channel: 15
+                },
                 target,
                 (x[first * lanes..].as_ptr(), *const f32),
                 (y[first * lanes..].as_mut_ptr(), *mut f32),
