@@ -7,6 +7,7 @@
 //! [`text`] prints a program; ARCHITECTURE.md shows convolution, batch normalization and ReLU in that form.
 
 pub mod bounds;
+pub mod in_place;
 pub mod layout;
 pub mod lower;
 pub mod memory;

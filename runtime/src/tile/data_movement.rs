@@ -1,6 +1,6 @@
 //! Copies: rows into scratch, examples into lanes.
 
-use super::{Clear, Pack, PackLabels, StageRows};
+use super::{Clear, Pack, PackLabels, StageNormalizeBackward, StageRows};
 use crate::lanes::{Buffer, Lanes};
 
 /// Fills `count` vectors.
@@ -12,33 +12,101 @@ unsafe fn fill<L: Lanes>(target: *mut f32, value: L::V, count: usize) {
     }
 }
 
-/// See [`StageRows`].
+/// Where rows are staged, and what surrounds them there.
+#[derive(Clone, Copy)]
+struct Target {
+    rows: usize,
+    channels: usize,
+    width: usize,
+    left: usize,
+    right: usize,
+    rows_in_plane: usize,
+    padding: f32,
+}
+
+/// Stages rows from `first_row` on; `copy(to, row, channel)` writes the vectors of one channel of a row of the plane.
 #[inline(always)]
-pub unsafe fn stage_rows<L: Lanes>(shape: &StageRows, source: *const f32, first_row: isize, target: *mut f32) {
-    let &StageRows { rows, channels, width, left, right, rows_in_plane, plane_channels, fill: padding } = shape;
-    let padded = (left + width + right) * L::LANES;
+unsafe fn stage<L: Lanes>(shape: Target, first_row: isize, target: *mut f32, copy: impl Fn(*mut f32, usize, usize)) {
+    let Target { rows, channels, width, left, right, rows_in_plane, padding } = shape;
+    let pitch = left + width + right;
     // SAFETY: the tile's contract (see the parent module); rows outside of the plane are not read.
     unsafe {
         let padding = L::splat(padding);
         for r in 0..rows {
             let row = first_row + r as isize;
-            let mut to = target.add(r * channels * padded);
+            let mut to = target.add(r * channels * pitch * L::LANES);
             if row < 0 || row as usize >= rows_in_plane {
-                fill::<L>(to, padding, channels * (left + width + right));
+                fill::<L>(to, padding, channels * pitch);
                 continue;
             }
-            let mut from = source.add(row as usize * plane_channels * width * L::LANES);
-            for _ in 0..channels {
+            for channel in 0..channels {
                 fill::<L>(to, padding, left);
                 let middle = to.add(left * L::LANES);
-                for x in 0..width {
-                    L::store(middle.add(x * L::LANES), L::load(from.add(x * L::LANES)));
-                }
+                copy(middle, row as usize, channel);
                 fill::<L>(middle.add(width * L::LANES), padding, right);
-                from = from.add(width * L::LANES);
-                to = to.add(padded);
+                to = to.add(pitch * L::LANES);
             }
         }
+    }
+}
+
+/// See [`StageRows`].
+#[inline(always)]
+pub unsafe fn stage_rows<L: Lanes>(shape: &StageRows, source: *const f32, first_row: isize, target: *mut f32) {
+    let &StageRows { rows, channels, width, left, right, rows_in_plane, plane_channels, fill: padding } = shape;
+    // SAFETY: the tile's contract (see the parent module).
+    unsafe {
+        stage::<L>(
+            Target { rows, channels, width, left, right, rows_in_plane, padding },
+            first_row,
+            target,
+            #[inline(always)]
+            |to, row, channel| {
+                let from = source.add((row * plane_channels + channel) * width * L::LANES);
+                for x in 0..width {
+                    L::store(to.add(x * L::LANES), L::load(from.add(x * L::LANES)));
+                }
+            },
+        );
+    }
+}
+
+/// See [`StageNormalizeBackward`].
+#[inline(always)]
+pub unsafe fn stage_normalize_backward<L: Lanes>(
+    shape: &StageNormalizeBackward,
+    gradient: *const f32,
+    x: *const f32,
+    live: *const f32,
+    factor: *const f32,
+    slope: *const f32,
+    offset: *const f32,
+    first_row: isize,
+    target: *mut f32,
+) {
+    let &StageNormalizeBackward { rows, channels, width, left, right, rows_in_plane } = shape;
+    // SAFETY: the tile's contract (see the parent module).
+    unsafe {
+        let live = L::load(live);
+        stage::<L>(
+            Target { rows, channels, width, left, right, rows_in_plane, padding: 0.0 },
+            first_row,
+            target,
+            #[inline(always)]
+            |to, row, channel| {
+                let from = (row * channels + channel) * width * L::LANES;
+                let (gradient, x) = (gradient.add(from), x.add(from));
+                let [a, k1, k0] = [factor, slope, offset].map(
+                    #[inline(always)]
+                    |coefficients| L::splat(*coefficients.add(channel)),
+                );
+                for i in 0..width {
+                    let through_statistics = L::fma(L::load(x.add(i * L::LANES)), k1, k0);
+                    let sum = L::fma(L::load(gradient.add(i * L::LANES)), a, through_statistics);
+                    L::store(to.add(i * L::LANES), L::mul(sum, live));
+                }
+            },
+        );
     }
 }
 

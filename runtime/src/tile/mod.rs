@@ -43,6 +43,13 @@ tiles! {
         rows: usize, channels: usize, width: usize, left: usize, right: usize, rows_in_plane: usize, plane_channels: usize, fill: f32
     }; source: *const f32, first_row: isize, target: *mut f32);
 
+    /// As [`StageRows`] with padding of 0, of the gradient through batch normalization, computed on the way:
+    /// `gradient * factor[c] + (x * slope[c] + offset[c])`, a fused multiply-add each, times `live[lane]`. `gradient` and `x` are planes.
+    data_movement::stage_normalize_backward(StageNormalizeBackward {
+        rows: usize, channels: usize, width: usize, left: usize, right: usize, rows_in_plane: usize
+    }; gradient: *const f32, x: *const f32, live: *const f32, factor: *const f32, slope: *const f32, offset: *const f32,
+        first_row: isize, target: *mut f32);
+
     /// Transposes a group's examples into a plane: `target[y][c][x][lane] = source[example[lane]][c][y][x]`.
     /// `source` is the whole batch in ONNX order; `example` has one batch index a lane (dead lanes repeat a live example).
     data_movement::pack(Pack { channels: usize, rows: usize, width: usize };

@@ -3,14 +3,16 @@
 //! Forward, an item is a group and a band of output rows; backward, a group and a range of input channels. Vertical and horizontal
 //! strides split the backward pass into parity classes, each with its own list of units.
 
-use super::kernel::{KernelBuilder, at, call, integer, null, parts, repeat, start};
+use super::kernel::{KernelBuilder, at, call, null, parts, repeat, start};
+use super::normalization::NormalizedGradient;
 use super::parameters::{MatrixDraft, TILE_PIXELS};
-use super::{Class, LowerError, PhaseLowering, STAGE_BYTES};
-use crate::ir::NodeId;
-use crate::op::Convolution;
+use super::staging::{PlaneSource, StagedPlane, Staging};
+use super::{Class, LowerError, PhaseLowering};
+use crate::ir::{NodeId, Value};
+use crate::op::{Convolution, Op};
 use crate::program::{Affine, Base, Operand, Statement};
 use mest_runtime::manifest::StreamOrder;
-use mest_runtime::tile::{BackwardSweep, ClearUnits, Spmm, StageRows, Tile, WeightGradient};
+use mest_runtime::tile::{BackwardSweep, ClearUnits, Spmm, Tile, WeightGradient};
 
 /// Extents and geometry of one convolution, forward.
 #[derive(Clone, Copy, Debug)]
@@ -38,32 +40,8 @@ struct Band {
     channel_blocks: usize,
 }
 
-/// Rows of a plane staged into scratch: what lies left and right of them, and how many fit.
-#[derive(Clone, Copy, Debug)]
-struct Staging {
-    left: usize,
-    right: usize,
-    /// Width with padding.
-    pitch: usize,
-}
-
-impl Staging {
-    /// Staging `width` columns so that `needed` columns from `left` before the first exist.
-    fn new(left: usize, width: usize, needed: usize) -> Self {
-        let right = needed.saturating_sub(left + width);
-        Staging { left, right, pitch: left + width + right }
-    }
-
-    /// Bands of at most as many rows as fit the cache, given that `n` rows of work need `rows(n)` staged rows.
-    fn band(&self, total: usize, channels: usize, lanes: usize, most: usize, rows: impl Fn(usize) -> usize) -> usize {
-        let fits = |n: usize| rows(n) * channels * self.pitch * lanes * 4 <= STAGE_BYTES;
-        let largest = (1..=total.min(most).max(1)).rev().find(|&n| fits(n)).unwrap_or(1);
-        total.max(1).div_ceil(total.max(1).div_ceil(largest))
-    }
-}
-
 impl PhaseLowering<'_, '_> {
-    fn extents(&self, id: NodeId, y: crate::ir::Value, matrix: &MatrixDraft) -> Result<Extents, LowerError> {
+    fn extents(&self, id: NodeId, y: Value, matrix: &MatrixDraft) -> Result<Extents, LowerError> {
         let x = self.graph.inputs(id)[0];
         let [channels, rows, width] = self.image(x);
         let [outputs, out_rows, out_width] = self.image(y);
@@ -141,9 +119,17 @@ impl PhaseLowering<'_, '_> {
             (source, Affine::constant(offset).plus(0, x_group).plus(1, band_rows * row_pitch))
         } else {
             let scratch = kernel.scratch(((rows - 1) * op.strides[0] + window) * row_pitch);
-            let source = at(source, Affine::default().plus(0, x_group));
             let first_row = Affine::constant((first * op.strides[0]) as isize - op.pads[0] as isize).plus(1, band_rows);
-            let plane = StagedPlane { channels: e.channels, width: e.width, rows: e.rows, staging, lanes, source, first_row };
+            let plane = StagedPlane {
+                channels: e.channels,
+                width: e.width,
+                rows: e.rows,
+                staging,
+                lanes,
+                source: PlaneSource::Value(source),
+                group: x_group,
+                first_row,
+            };
             let ahead = window.saturating_sub(op.strides[0]);
             plane.stage(ahead, 0, None).into_iter().for_each(|statement| kernel.push(statement));
             body.extend(plane.stage(window - ahead, ahead, Some((2, op.strides[0]))));
@@ -176,6 +162,33 @@ impl PhaseLowering<'_, '_> {
         Ok(())
     }
 
+    /// Whether the one reader of `dy` is a convolution's backward pass that stages it.
+    pub(super) fn is_staged_gradient(&self, dy: Value) -> Result<bool, LowerError> {
+        let [(reader, 2)] = self.graph.uses(dy)[..] else { return Ok(false) };
+        let op = match &self.graph.node(reader).op {
+            Op::ConvolutionBackward(op) => &op.forward,
+            Op::ConvolutionWeightGradient(op) => &op.forward,
+            _ => return Ok(false),
+        };
+        let (_, matrix) = self.weight(reader, 1)?;
+        let e = self.extents(reader, dy, &matrix)?;
+        Ok(!Sweep::new(op, &e, self.lanes()).direct)
+    }
+
+    /// What a backward pass stages for `dy`: itself, or what it is computed from.
+    fn gradient_source(&self, dy: Value, kernel: &mut KernelBuilder) -> Result<PlaneSource, LowerError> {
+        let Some(&NormalizedGradient { gradient, x, coefficients }) = self.normalized_gradients.get(&dy) else {
+            return Ok(PlaneSource::Value(kernel.read("dy", self.place(dy)?)));
+        };
+        let [factor, slope, offset] = coefficients;
+        Ok(PlaneSource::NormalizeBackward {
+            gradient: kernel.read("gradient", gradient),
+            x: kernel.read("normalized", x),
+            live: kernel.read("live", self.shared.io.live),
+            coefficients: [kernel.read("factor", factor), kernel.read("slope", slope), kernel.read("offset", offset)],
+        })
+    }
+
     /// Both gradients in one sweep, or the weight's alone.
     pub(super) fn convolution_backward(&mut self, id: NodeId, op: &Convolution, both: bool) -> Result<(), LowerError> {
         let (parameter, matrix) = self.weight(id, 1)?;
@@ -188,7 +201,7 @@ impl PhaseLowering<'_, '_> {
         let groups = self.groups();
         let partials = self.shared.transient(&format!("{}.partials", self.label(id)), Class::Gradients, groups * unit * capacity);
         let dw = self.value(id, usize::from(both));
-        let (x_place, dy_place) = (self.place(x)?, self.place(dy)?);
+        let x_place = self.place(x)?;
         let dx = both.then(|| self.value(id, 0)).map(|dx| self.define(dx));
 
         let columns = e.channels / matrix.block.columns;
@@ -210,7 +223,7 @@ impl PhaseLowering<'_, '_> {
         let memory = SweepMemory {
             x: kernel.read("x", x_place),
             dx: dx.map(|place| kernel.write("dx", place)),
-            dy: kernel.read("dy", dy_place),
+            dy: self.gradient_source(dy, &mut kernel)?,
             starts: kernel.words("starts", draft.starts),
             offsets: kernel.words("offsets", draft.offsets),
             values: draft.values.map(|values| kernel.read("values", values)),
@@ -227,47 +240,11 @@ impl PhaseLowering<'_, '_> {
     }
 }
 
-/// A band's input, staged row by row into the scratch.
-struct StagedPlane {
-    channels: usize,
-    width: usize,
-    /// Rows that the plane has.
-    rows: usize,
-    staging: Staging,
-    lanes: usize,
-    source: Operand,
-    /// Row of the plane that lies first in the scratch.
-    first_row: Affine,
-}
-
-impl StagedPlane {
-    /// Stages `count` rows into the scratch from its row `slot` on, both moved by a loop's (variable, rows a round).
-    fn stage(&self, count: usize, slot: usize, round: Option<(usize, usize)>) -> Option<Statement> {
-        let shape = StageRows {
-            rows: count,
-            channels: self.channels,
-            width: self.width,
-            left: self.staging.left,
-            right: self.staging.right,
-            rows_in_plane: self.rows,
-            plane_channels: self.channels,
-            fill: 0.0,
-        };
-        let pitch = self.channels * self.staging.pitch * self.lanes;
-        let (mut first_row, mut target) = (self.first_row.clone(), Affine::constant((slot * pitch) as isize));
-        first_row.constant += slot as isize;
-        if let Some((variable, rows)) = round {
-            (first_row, target) = (first_row.plus(variable, rows), target.plus(variable, rows * pitch));
-        }
-        (count > 0).then(|| call(Tile::StageRows(shape), vec![self.source.clone(), integer(first_row), at(Base::Scratch, target)]))
-    }
-}
-
 /// Arguments of a backward kernel.
 struct SweepMemory {
     x: Base,
     dx: Option<Base>,
-    dy: Base,
+    dy: PlaneSource,
     starts: Base,
     offsets: Base,
     values: Option<Base>,
@@ -364,18 +341,20 @@ impl Sweep {
             rows: e.out_rows,
             staging: self.staging,
             lanes: self.lanes,
-            source: at(memory.dy, Affine::default().plus(0, memory.dy_group)),
+            source: memory.dy,
+            group: memory.dy_group,
             first_row: {
                 let mut first_row = band.scaled(1, self.band);
                 first_row.constant += self.first[0];
                 first_row
             },
         };
-        let (base, offset) = if self.direct {
-            (memory.dy, band.scaled(row_pitch, self.band).plus(0, memory.dy_group))
-        } else {
-            body.extend(plane.stage(self.halo, 0, None));
-            (kernel.scratch((rows(0) + self.halo) * row_pitch), Affine::default())
+        let (base, offset) = match memory.dy {
+            PlaneSource::Value(dy) if self.direct => (dy, band.scaled(row_pitch, self.band).plus(0, memory.dy_group)),
+            _ => {
+                body.extend(plane.stage(self.halo, 0, None));
+                (kernel.scratch((rows(0) + self.halo) * row_pitch), Affine::default())
+            }
         };
         let sweeps = |row_classes: usize, row: Option<usize>| {
             let mut statements = Vec::new();

@@ -7,7 +7,7 @@
 use super::kernel::{KernelBuilder, Place, at, parts, start, visit};
 use super::{Class, LowerError, PhaseLowering};
 use crate::ir::{NodeId, Shape, Value};
-use crate::op::Op;
+use crate::op::{Op, ReluGradient};
 use crate::pass::fuse::Cluster;
 use crate::program::{Affine, ChainOp, Map, MapOperand, Width, layout};
 use mest_runtime::tile::{Clear, SumPartials, Tile};
@@ -121,6 +121,11 @@ impl PhaseLowering<'_, '_> {
         if !matrices.is_empty() {
             return matrices.into_iter().try_for_each(|(id, parameter)| self.add_matrices(id, parameter));
         }
+        if let [id] = cluster.nodes[..]
+            && self.leave_normalize_backward(id)?
+        {
+            return Ok(());
+        }
         let mut chain = Chain::default();
         let mut links = HashMap::new();
         let mut totals = Vec::new();
@@ -169,6 +174,14 @@ impl PhaseLowering<'_, '_> {
             Op::Normalize(op) => self.chain_normalize(id, op.epsilon, chain, links)?,
             Op::NormalizeBackward(op) => self.chain_normalize_backward(id, op.epsilon, chain, links)?,
             Op::Expand(_) => self.link(inputs[0], chain, links)?,
+            Op::ReluGradient(_) => {
+                let dy = self.link(inputs[0], chain, links)?;
+                let y = match self.normalized_again(id, chain, links)? {
+                    Some(before_relu) => before_relu,
+                    None => self.link(inputs[1], chain, links)?,
+                };
+                self.chain_arithmetic(id, &Op::ReluGradient(ReluGradient {}), &[dy, y], chain)?
+            }
             op => {
                 let operands: Vec<Link> = inputs.iter().map(|&v| self.link(v, chain, links)).collect::<Result<_, _>>()?;
                 self.chain_arithmetic(id, &op, &operands, chain)?

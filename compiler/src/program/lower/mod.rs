@@ -12,10 +12,11 @@ mod normalization;
 mod parameters;
 mod pooling;
 mod reshape;
+mod staging;
 mod update;
 
 use super::layout;
-use super::{Class, Kernel, Launch, Program, Schedule, Slot, SlotId, memory};
+use super::{Class, Kernel, Launch, Program, Schedule, Slot, SlotId, in_place, memory};
 use crate::ir::{Graph, NodeId, Shape, Value};
 use crate::op::{Op, Operator};
 use crate::pass::annotate_sparsity::SparsityTable;
@@ -24,6 +25,7 @@ use kernel::{KernelBuilder, Place};
 use mest_runtime::manifest::{Element, StreamOrder, Template};
 use mest_runtime::network::Phase;
 use mest_runtime::optim::Optimizer;
+use normalization::NormalizedGradient;
 use parameters::ParameterDraft;
 use std::collections::HashMap;
 
@@ -128,6 +130,10 @@ struct PhaseLowering<'a, 'b> {
     places: HashMap<Value, Place>,
     /// Values stored like the units of a matrix parameter: its gradients.
     matrix_values: HashMap<Value, usize>,
+    /// Factor and offset of each normalization, by channel.
+    normalize_coefficients: HashMap<NodeId, [Place; 2]>,
+    /// Gradients that a convolution computes while it stages them.
+    normalized_gradients: HashMap<Value, NormalizedGradient>,
 }
 
 /// Lowers the differentiated training graph and the inference graph (with its loss) to a program with a planned arena.
@@ -143,8 +149,15 @@ pub fn lower(
 ) -> Result<Program, LowerError> {
     let mut lowering = Lowering::new(training, options)?;
     lowering.declare_parameters(training, sparsity)?;
-    let schedules = vec![lowering.phase(training, Phase::Train)?, lowering.phase(inference, Phase::Evaluate)?];
+    let mut schedules = vec![lowering.phase(training, Phase::Train)?, lowering.phase(inference, Phase::Evaluate)?];
+    let shared = in_place::merge(&lowering.slots, &lowering.kernels, &mut schedules);
     let arena_bytes = memory::plan(&mut lowering.slots, &schedules);
+    for (later, mut earlier) in &shared {
+        while let Some(next) = shared.get(earlier) {
+            earlier = next;
+        }
+        lowering.slots[later.0].offset = lowering.slots[earlier.0].offset;
+    }
     let manifest = lowering.manifest(training, template, arena_bytes);
     let Lowering { slots, kernels, .. } = lowering;
     Ok(Program { name: training.name.clone(), slots, kernels, schedules, manifest })
@@ -234,7 +247,14 @@ impl<'a> Lowering<'a> {
     fn phase(&mut self, graph: &'a Graph, phase: Phase) -> Result<Schedule, LowerError> {
         let order = graph.topological().map_err(|e| LowerError::Internal { node: e.node.clone(), why: e.to_string() })?;
         let fusion = fuse::fuse(graph, &order);
-        let mut lowering = PhaseLowering { shared: self, graph, places: HashMap::new(), matrix_values: HashMap::new() };
+        let mut lowering = PhaseLowering {
+            shared: self,
+            graph,
+            places: HashMap::new(),
+            matrix_values: HashMap::new(),
+            normalize_coefficients: HashMap::new(),
+            normalized_gradients: HashMap::new(),
+        };
         lowering.place_parameters();
         lowering.places.extend(graph.output.map(|output| (output, lowering.shared.io.output.into())));
         if phase == Phase::Train {

@@ -9,6 +9,23 @@ use crate::program::{Affine, ChainOp, Map, Width};
 use mest_runtime::tile::{MergeMoments, Moments, Tile};
 use std::collections::HashMap;
 
+/// x * a + b, of one a and b for each channel.
+fn apply_coefficients(x: Link, [a, b]: [Place; 2], chain: &mut Chain) -> Link {
+    let [a, b] = [a, b].map(|place| chain.load(Access { place, layout: AccessLayout::Channel }));
+    chain.op(LinkOp::Fma(x, a, b))
+}
+
+/// The gradient through a batch normalization, as the convolution before it computes it while staging.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NormalizedGradient {
+    /// The gradient that comes in.
+    pub(super) gradient: Place,
+    /// What was normalized.
+    pub(super) x: Place,
+    /// a, k1 and k0 of each channel.
+    pub(super) coefficients: [Place; 3],
+}
+
 impl PhaseLowering<'_, '_> {
     pub(super) fn batch_moments(&mut self, id: NodeId) -> Result<(), LowerError> {
         let x = self.graph.inputs(id)[0];
@@ -96,10 +113,26 @@ impl PhaseLowering<'_, '_> {
             ]);
             vec![first + 3, first + 5]
         });
+        self.normalize_coefficients.insert(id, [a, b]);
         let x = self.link(inputs[0], chain, links)?;
-        let a = chain.load(Access { place: a, layout: AccessLayout::Channel });
-        let b = chain.load(Access { place: b, layout: AccessLayout::Channel });
-        Ok(chain.op(LinkOp::Fma(x, a, b)))
+        Ok(apply_coefficients(x, [a, b], chain))
+    }
+
+    /// What the ReLU behind the gradient `id` read, if that was normalized: computed again from what the gradient's cluster reads anyway.
+    /// Its sign is the sign of the ReLU's result, which need not be fetched then.
+    pub(super) fn normalized_again(&self, id: NodeId, chain: &mut Chain, links: &HashMap<Value, Link>) -> Result<Option<Link>, LowerError> {
+        let relu = self.graph.inputs(id)[1].node;
+        let Op::Relu(_) = self.graph.node(relu).op else { return Ok(None) };
+        let normalize = self.graph.inputs(relu)[0].node;
+        let Some(&coefficients) = self.normalize_coefficients.get(&normalize) else { return Ok(None) };
+        let x = self.graph.inputs(normalize)[0];
+        let reads_x =
+            |(reader, _): (NodeId, usize)| matches!(self.graph.node(reader).op, Op::NormalizeSums(_)) && self.graph.inputs(reader)[1] == x;
+        if !self.graph.uses(self.value(id, 0)).into_iter().any(reads_x) {
+            return Ok(None);
+        }
+        let x = self.link(x, chain, links)?;
+        Ok(Some(apply_coefficients(x, coefficients, chain)))
     }
 
     /// Sums of dy and of dy * (x - mean); [`Self::after_sums`] scales the latter.
@@ -147,6 +180,32 @@ impl PhaseLowering<'_, '_> {
         links: &HashMap<Value, Link>,
     ) -> Result<Link, LowerError> {
         let inputs = self.graph.inputs(id);
+        let slots = self.normalize_backward_coefficients(id, epsilon)?;
+        let (dy, x) = (self.link(inputs[0], chain, links)?, self.link(inputs[1], chain, links)?);
+        let [a, k1, k0] = slots.map(|place| chain.load(Access { place, layout: AccessLayout::Channel }));
+        let live = chain.load(Access { place: self.shared.io.live.into(), layout: AccessLayout::Live });
+        let through_statistics = chain.op(LinkOp::Fma(x, k1, k0));
+        let dx = chain.op(LinkOp::Fma(dy, a, through_statistics));
+        Ok(chain.op(LinkOp::Mul(dx, live)))
+    }
+
+    /// Leaves the gradient to the convolution that stages it, if there is one; says whether it did.
+    pub(super) fn leave_normalize_backward(&mut self, id: NodeId) -> Result<bool, LowerError> {
+        let Op::NormalizeBackward(op) = &self.graph.node(id).op else { return Ok(false) };
+        let dx = self.value(id, 0);
+        if !self.is_staged_gradient(dx)? {
+            return Ok(false);
+        }
+        let inputs = self.graph.inputs(id);
+        let (gradient, x) = (self.place(inputs[0])?, self.place(inputs[1])?);
+        let coefficients = self.normalize_backward_coefficients(id, op.epsilon)?;
+        self.normalized_gradients.insert(dx, NormalizedGradient { gradient, x, coefficients });
+        Ok(true)
+    }
+
+    /// Computes a, k1 and k0 of [`Self::chain_normalize_backward`].
+    fn normalize_backward_coefficients(&mut self, id: NodeId, epsilon: f64) -> Result<[Place; 3], LowerError> {
+        let inputs = self.graph.inputs(id);
         let channels = self.shape(inputs[2]).elements();
         let positions = self.shape(inputs[1]).elements() / channels.max(1);
         let slots = ["factor", "slope", "offset"].map(|what| self.channel_slot(id, what, channels));
@@ -171,11 +230,6 @@ impl PhaseLowering<'_, '_> {
             ]);
             vec![first + 3, first + 8, first + 11]
         });
-        let (dy, x) = (self.link(inputs[0], chain, links)?, self.link(inputs[1], chain, links)?);
-        let [a, k1, k0] = slots.map(|place| chain.load(Access { place, layout: AccessLayout::Channel }));
-        let live = chain.load(Access { place: self.shared.io.live.into(), layout: AccessLayout::Live });
-        let through_statistics = chain.op(LinkOp::Fma(x, k1, k0));
-        let dx = chain.op(LinkOp::Fma(dy, a, through_statistics));
-        Ok(chain.op(LinkOp::Mul(dx, live)))
+        Ok(slots)
     }
 }

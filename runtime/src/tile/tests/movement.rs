@@ -33,6 +33,37 @@ proptest! {
     }
 
     #[test]
+    fn gradients_through_normalization_are_staged(
+        rows in 1..5_usize, channels in 1..4_usize, width in 1..6_usize, left in 0..3_usize, right in 0..3_usize,
+        rows_in_plane in 1..5_usize, first_row in -6..6_isize, seed in any::<u64>()
+    ) {
+        let mut numbers = Numbers(seed);
+        for target in targets() {
+            let (lanes, padded) = (target.1, left + width + right);
+            let [gradient, x] = [0; 2].map(|_| numbers.floats(rows_in_plane * channels * width * lanes));
+            let [live, factor, slope, offset] = [lanes, channels, channels, channels].map(|len| numbers.floats(len));
+            let mut out = Floats::filled(rows * channels * padded * lanes, 9.0);
+            call!(
+                StageNormalizeBackward { rows, channels, width, left, right, rows_in_plane }, target,
+                (gradient.as_ptr(), *const f32), (x.as_ptr(), *const f32), (live.as_ptr(), *const f32), (factor.as_ptr(), *const f32),
+                (slope.as_ptr(), *const f32), (offset.as_ptr(), *const f32), (first_row, isize), (out.as_mut_ptr(), *mut f32)
+            );
+            for (i, &got) in out.iter().enumerate() {
+                let (lane, column, c, r) = (i % lanes, i / lanes % padded, i / lanes / padded % channels, i / lanes / padded / channels);
+                let row = first_row + r as isize;
+                if !(0..rows_in_plane as isize).contains(&row) || !(left..left + width).contains(&column) {
+                    prop_assert_eq!(got, 0.0);
+                    continue;
+                }
+                let at = ((row as usize * channels + c) * width + column - left) * lanes + lane;
+                let [g, x, live, a, k1, k0] = [gradient[at], x[at], live[lane], factor[c], slope[c], offset[c]].map(f64::from);
+                let (expected, scale) = ((g * a + x * k1 + k0) * live, ((g * a).abs() + (x * k1).abs() + k0.abs()) * live.abs());
+                prop_assert!((f64::from(got) - expected).abs() <= 4.0 * f64::from(f32::EPSILON) * scale, "{got} for {expected}");
+            }
+        }
+    }
+
+    #[test]
     fn packing_transposes_examples(channels in 1..4_usize, rows in 1..4_usize, width in 1..6_usize, seed in any::<u64>()) {
         let mut numbers = Numbers(seed);
         let elements = channels * rows * width;
