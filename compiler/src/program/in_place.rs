@@ -97,7 +97,7 @@ impl Accesses {
                 self.count(address);
             }
         }
-        if let (Tile::BackwardSweep(_), [Operand::Address(x), Operand::Address(dx), ..]) = (tile, operands) {
+        if let (Tile::BackwardSweep(_), [Operand::Address(x), _, _, Operand::Address(dx), ..]) = (tile, operands) {
             self.pair(dx, x);
         }
     }
@@ -164,7 +164,7 @@ mod tests {
             dy_pixel: 1,
             dy_channel: 4,
         };
-        let arguments = [0, 1, if twice { 0 } else { 2 }, 3, 3, 3, 3];
+        let arguments = [0, 3, 3, 1, if twice { 0 } else { 2 }, 3, 3, 3, 3];
         let operands = arguments.map(|argument| Operand::Address(address(argument, 0))).to_vec();
         kernel(4, vec![Statement::Tile { tile: Tile::BackwardSweep(shape), operands }])
     }

@@ -1,6 +1,6 @@
 //! Copies: rows into scratch, examples into lanes.
 
-use super::{Clear, Pack, PackLabels, StageNormalizeBackward, StageRows};
+use super::{Clear, Pack, PackLabels, StageNormalizeBackward, StageNormalized, StageRows};
 use crate::lanes::{Buffer, Lanes};
 
 /// Fills `count` vectors.
@@ -65,6 +65,36 @@ pub unsafe fn stage_rows<L: Lanes>(shape: &StageRows, source: *const f32, first_
                 let from = source.add((row * plane_channels + channel) * width * L::LANES);
                 for x in 0..width {
                     L::store(to.add(x * L::LANES), L::load(from.add(x * L::LANES)));
+                }
+            },
+        );
+    }
+}
+
+/// See [`StageNormalized`].
+#[inline(always)]
+pub unsafe fn stage_normalized<L: Lanes>(
+    shape: &StageNormalized,
+    x: *const f32,
+    factor: *const f32,
+    shift: *const f32,
+    first_row: isize,
+    target: *mut f32,
+) {
+    let &StageNormalized { rows, channels, width, left, right, rows_in_plane } = shape;
+    // SAFETY: the tile's contract (see the parent module).
+    unsafe {
+        stage::<L>(
+            Target { rows, channels, width, left, right, rows_in_plane, padding: 0.0 },
+            first_row,
+            target,
+            #[inline(always)]
+            |to, row, channel| {
+                let from = x.add((row * channels + channel) * width * L::LANES);
+                let (factor, shift, zero) = (L::splat(*factor.add(channel)), L::splat(*shift.add(channel)), L::zero());
+                for i in 0..width {
+                    let normalized = L::fma(L::load(from.add(i * L::LANES)), factor, shift);
+                    L::store(to.add(i * L::LANES), L::select_less(normalized, zero, zero, normalized));
                 }
             },
         );

@@ -43,6 +43,11 @@ tiles! {
         rows: usize, channels: usize, width: usize, left: usize, right: usize, rows_in_plane: usize, plane_channels: usize, fill: f32
     }; source: *const f32, first_row: isize, target: *mut f32);
 
+    /// As [`StageRows`] with padding of 0, of the ReLU of `x * factor[c] + shift[c]`, a fused multiply-add. `x` is a plane.
+    data_movement::stage_normalized(StageNormalized {
+        rows: usize, channels: usize, width: usize, left: usize, right: usize, rows_in_plane: usize
+    }; x: *const f32, factor: *const f32, shift: *const f32, first_row: isize, target: *mut f32);
+
     /// As [`StageRows`] with padding of 0, of the gradient through batch normalization, computed on the way:
     /// `gradient * factor[c] + (x * slope[c] + offset[c])`, a fused multiply-add each, times `live[lane]`. `gradient` and `x` are planes.
     data_movement::stage_normalize_backward(StageNormalizeBackward {
@@ -75,17 +80,19 @@ tiles! {
     /// SpMM-T and SDDMM in one sweep. For each block column b, c < C and pixel p, with channel i = b C + c:
     /// `dx[i][p] = sum over units u of b, r < R: w[u][r][c] * dy[offset[u] + r dy_channel + p dy_pixel]` and
     /// `dw[u][r][c] += sum over p and lanes: x[i][p] * dy[...]`. `dx` is overwritten, also where a column has no unit; `dw` is added to.
+    /// Where `factor` is not null, the input is not `x` but the ReLU of `x * factor[i] + shift[i]`, a fused multiply-add.
     /// `x` and `dx` share their strides; `values` and `dw` are `[unit][R][C]` in the stream's order.
     convolution::backward_sweep(BackwardSweep {
         block_columns: usize, rows_per_block: usize, columns_per_block: usize, pixels: usize,
         x_pixel: usize, x_channel: usize, dy_pixel: usize, dy_channel: usize
-    }; x: *const f32, dx: *mut f32, dy: *const f32, starts: *const u32, offsets: *const u32, values: *const f32, dw: *mut f32);
+    }; x: *const f32, factor: *const f32, shift: *const f32, dx: *mut f32, dy: *const f32,
+        starts: *const u32, offsets: *const u32, values: *const f32, dw: *mut f32);
 
     /// SDDMM alone: as [`BackwardSweep`] without `dx`.
     convolution::weight_gradient(WeightGradient {
         block_columns: usize, rows_per_block: usize, columns_per_block: usize, pixels: usize,
         x_pixel: usize, x_channel: usize, dy_pixel: usize, dy_channel: usize
-    }; x: *const f32, dy: *const f32, starts: *const u32, offsets: *const u32, dw: *mut f32);
+    }; x: *const f32, factor: *const f32, shift: *const f32, dy: *const f32, starts: *const u32, offsets: *const u32, dw: *mut f32);
 
     /// Zeros `dw` over the units of `block_columns` columns: `starts[0]..starts[block_columns]`, `unit_elements` floats each.
     convolution::clear_units(ClearUnits { block_columns: usize, unit_elements: usize }; starts: *const u32, dw: *mut f32);

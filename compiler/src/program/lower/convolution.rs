@@ -4,7 +4,7 @@
 //! strides split the backward pass into parity classes, each with its own list of units.
 
 use super::kernel::{KernelBuilder, at, call, null, parts, repeat, start};
-use super::normalization::NormalizedGradient;
+use super::normalization::{NormalizedGradient, NormalizedValue};
 use super::parameters::{MatrixDraft, TILE_PIXELS};
 use super::staging::{PlaneSource, StagedPlane, Staging};
 use super::{Class, LowerError, PhaseLowering};
@@ -61,7 +61,7 @@ impl PhaseLowering<'_, '_> {
         let staging = Staging::new(op.pads[1], e.width, needed);
         let window = (e.kernel[0] - 1) * op.dilations[0] + 1;
         let span = |n: usize| (n - 1) * op.strides[0] + window;
-        let direct = op.pads == [0; 4];
+        let direct = is_direct(op);
         let most = e.out_rows.div_ceil(4usize.div_ceil(self.groups()));
         let band = staging.band(e.out_rows, e.channels, lanes, most, span);
         let tile_width = (TILE_PIXELS - 1) * op.strides[1] + pixel_width;
@@ -96,7 +96,7 @@ impl PhaseLowering<'_, '_> {
     ) -> Result<(), LowerError> {
         let (lanes, groups) = (self.lanes(), self.groups());
         let (x, y) = (self.graph.inputs(id)[0], self.value(id, 0));
-        let (x_place, y_place, bias) = (self.place(x)?, self.define(y), self.bias_place(id, 2)?);
+        let (y_place, bias) = (self.define(y), self.bias_place(id, 2)?);
         let (x_group, y_group) = (self.group_stride(x), self.group_stride(y));
         let stream = self.shared.streams[stream].clone();
         let value = self.shared.parameters[stream.parameter].value;
@@ -105,7 +105,7 @@ impl PhaseLowering<'_, '_> {
             e.outputs, e.channels, e.kernel[0], e.kernel[1], op.strides[0], op.strides[1], e.rows, e.width
         );
         let mut kernel = KernelBuilder::new(name, &[groups, bands]);
-        let source = kernel.read("x", x_place);
+        let source = self.input_source(x, &mut kernel)?;
         let target = kernel.write("y", y_place);
         let starts = kernel.words("starts", stream.starts);
         let offsets = kernel.words("offsets", stream.offsets);
@@ -114,22 +114,14 @@ impl PhaseLowering<'_, '_> {
         let row_pitch = e.channels * staging.pitch * lanes;
         let band_rows = rows * op.strides[0];
         let mut body = Vec::new();
-        let (rows_base, rows_offset) = if direct {
+        let (rows_base, rows_offset) = if let (true, PlaneSource::Value(x)) = (direct, source) {
             let offset = (first * op.strides[0] * row_pitch) as isize;
-            (source, Affine::constant(offset).plus(0, x_group).plus(1, band_rows * row_pitch))
+            (x, Affine::constant(offset).plus(0, x_group).plus(1, band_rows * row_pitch))
         } else {
             let scratch = kernel.scratch(((rows - 1) * op.strides[0] + window) * row_pitch);
             let first_row = Affine::constant((first * op.strides[0]) as isize - op.pads[0] as isize).plus(1, band_rows);
-            let plane = StagedPlane {
-                channels: e.channels,
-                width: e.width,
-                rows: e.rows,
-                staging,
-                lanes,
-                source: PlaneSource::Value(source),
-                group: x_group,
-                first_row,
-            };
+            let plane =
+                StagedPlane { channels: e.channels, width: e.width, rows: e.rows, staging, lanes, source, group: x_group, first_row };
             let ahead = window.saturating_sub(op.strides[0]);
             plane.stage(ahead, 0, None).into_iter().for_each(|statement| kernel.push(statement));
             body.extend(plane.stage(window - ahead, ahead, Some((2, op.strides[0]))));
@@ -160,6 +152,32 @@ impl PhaseLowering<'_, '_> {
         repeat(rows, body).into_iter().for_each(|statement| kernel.push(statement));
         self.shared.launch(kernel, self.label(id));
         Ok(())
+    }
+
+    /// Whether everything that reads `y` beside the ReLU's gradient is a convolution, either pass, that can take it normalized on the way.
+    pub(super) fn is_normalized_input(&self, y: Value) -> Result<bool, LowerError> {
+        if self.places.contains_key(&y) {
+            return Ok(false);
+        }
+        let mut convolutions = 0;
+        for (reader, operand) in self.graph.uses(y) {
+            match (&self.graph.node(reader).op, operand) {
+                (Op::Convolution(op), 0) if !is_direct(op) => convolutions += 1,
+                (Op::ConvolutionBackward(_) | Op::ConvolutionWeightGradient(_), 0) => {}
+                (Op::ReluGradient(_), 1) if self.reads_what_was_normalized(reader) => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(convolutions > 0)
+    }
+
+    /// What a convolution stages for its input `x`: itself, or what it is computed from.
+    fn input_source(&self, x: Value, kernel: &mut KernelBuilder) -> Result<PlaneSource, LowerError> {
+        let Some(&NormalizedValue { x, coefficients: [factor, shift] }) = self.normalized_values.get(&x) else {
+            return Ok(PlaneSource::Value(kernel.read("x", self.place(x)?)));
+        };
+        let x = kernel.read("x", x);
+        Ok(PlaneSource::Normalized { x, coefficients: [kernel.read("factor", factor), kernel.read("shift", shift)] })
     }
 
     /// Whether the one reader of `dy` is a convolution's backward pass that stages it.
@@ -201,7 +219,10 @@ impl PhaseLowering<'_, '_> {
         let groups = self.groups();
         let partials = self.shared.transient(&format!("{}.partials", self.label(id)), Class::Gradients, groups * unit * capacity);
         let dw = self.value(id, usize::from(both));
-        let x_place = self.place(x)?;
+        let (x_place, coefficients) = match self.normalized_values.get(&x) {
+            Some(normalized) => (normalized.x, Some(normalized.coefficients)),
+            None => (self.place(x)?, None),
+        };
         let dx = both.then(|| self.value(id, 0)).map(|dx| self.define(dx));
 
         let columns = e.channels / matrix.block.columns;
@@ -222,6 +243,7 @@ impl PhaseLowering<'_, '_> {
         let draft = self.shared.streams[stream].clone();
         let memory = SweepMemory {
             x: kernel.read("x", x_place),
+            coefficients: coefficients.map(|[factor, shift]| [kernel.read("factor_of_x", factor), kernel.read("shift_of_x", shift)]),
             dx: dx.map(|place| kernel.write("dx", place)),
             dy: self.gradient_source(dy, &mut kernel)?,
             starts: kernel.words("starts", draft.starts),
@@ -240,9 +262,16 @@ impl PhaseLowering<'_, '_> {
     }
 }
 
+/// Whether the forward kernel reads its input from the arena: there is no padding to stage.
+fn is_direct(op: &Convolution) -> bool {
+    op.pads == [0; 4]
+}
+
 /// Arguments of a backward kernel.
 struct SweepMemory {
     x: Base,
+    /// Factor and shift of each channel, where the input is the ReLU of a normalized `x`.
+    coefficients: Option<[Base; 2]>,
     dx: Option<Base>,
     dy: PlaneSource,
     starts: Base,
@@ -406,6 +435,8 @@ impl Sweep {
         let (starts, offsets) = (at(memory.starts, starts), start(memory.offsets));
         let (block_columns, rows_per_block, columns_per_block) = (memory.range, matrix.block.rows, matrix.block.columns);
         let (x_pixel, x_channel, dy_pixel, dy_channel) = (op.strides[1], e.width, 1, self.staging.pitch);
+        let coefficient = |base| at(base, Affine::default().plus(1, memory.range * columns_per_block));
+        let [factor, shift] = memory.coefficients.map_or_else(|| [null(), null()], |bases| bases.map(coefficient));
         match (memory.dx, memory.values) {
             (Some(dx), Some(values)) => call(
                 Tile::BackwardSweep(BackwardSweep {
@@ -418,7 +449,7 @@ impl Sweep {
                     dy_pixel,
                     dy_channel,
                 }),
-                vec![at(memory.x, x.clone()), at(dx, x), dy, starts, offsets, start(values), dw],
+                vec![at(memory.x, x.clone()), factor, shift, at(dx, x), dy, starts, offsets, start(values), dw],
             ),
             _ => call(
                 Tile::WeightGradient(WeightGradient {
@@ -431,7 +462,7 @@ impl Sweep {
                     dy_pixel,
                     dy_channel,
                 }),
-                vec![at(memory.x, x), dy, starts, offsets, dw],
+                vec![at(memory.x, x), factor, shift, dy, starts, offsets, dw],
             ),
         }
     }

@@ -112,7 +112,7 @@ impl PhaseLowering<'_, '_> {
                     dy_pixel,
                     dy_channel,
                 }),
-                vec![at(x, own.clone()), at(dx, own), dy, own_starts, start(offsets), start(values), start(sums)],
+                vec![at(x, own.clone()), null(), null(), at(dx, own), dy, own_starts, start(offsets), start(values), start(sums)],
             ),
             _ => call(
                 Tile::WeightGradient(WeightGradient {
@@ -125,7 +125,7 @@ impl PhaseLowering<'_, '_> {
                     dy_pixel,
                     dy_channel,
                 }),
-                vec![at(x, own), dy, own_starts, start(offsets), start(sums)],
+                vec![at(x, own), null(), null(), dy, own_starts, start(offsets), start(sums)],
             ),
         };
         if let Some(positions) = repeat(positions, vec![sweep]) {

@@ -121,9 +121,7 @@ impl PhaseLowering<'_, '_> {
         if !matrices.is_empty() {
             return matrices.into_iter().try_for_each(|(id, parameter)| self.add_matrices(id, parameter));
         }
-        if let [id] = cluster.nodes[..]
-            && self.leave_normalize_backward(id)?
-        {
+        if self.leave_normalize(&cluster.nodes)? || self.leave_normalize_backward(&cluster.nodes)? {
             return Ok(());
         }
         let mut chain = Chain::default();

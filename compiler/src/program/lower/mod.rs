@@ -25,7 +25,7 @@ use kernel::{KernelBuilder, Place};
 use mest_runtime::manifest::{Element, StreamOrder, Template};
 use mest_runtime::network::Phase;
 use mest_runtime::optim::Optimizer;
-use normalization::NormalizedGradient;
+use normalization::{NormalizedGradient, NormalizedValue};
 use parameters::ParameterDraft;
 use std::collections::HashMap;
 
@@ -132,6 +132,8 @@ struct PhaseLowering<'a, 'b> {
     matrix_values: HashMap<Value, usize>,
     /// Factor and offset of each normalization, by channel.
     normalize_coefficients: HashMap<NodeId, [Place; 2]>,
+    /// Activations that convolutions compute while they read them.
+    normalized_values: HashMap<Value, NormalizedValue>,
     /// Gradients that a convolution computes while it stages them.
     normalized_gradients: HashMap<Value, NormalizedGradient>,
 }
@@ -253,6 +255,7 @@ impl<'a> Lowering<'a> {
             places: HashMap::new(),
             matrix_values: HashMap::new(),
             normalize_coefficients: HashMap::new(),
+            normalized_values: HashMap::new(),
             normalized_gradients: HashMap::new(),
         };
         lowering.place_parameters();

@@ -9,6 +9,15 @@ use crate::program::{Affine, ChainOp, Map, Width};
 use mest_runtime::tile::{MergeMoments, Moments, Tile};
 use std::collections::HashMap;
 
+/// The ReLU of a normalized value, as convolutions compute it while they read it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NormalizedValue {
+    /// What is normalized.
+    pub(super) x: Place,
+    /// Factor and shift of each channel.
+    pub(super) coefficients: [Place; 2],
+}
+
 /// x * a + b, of one a and b for each channel.
 fn apply_coefficients(x: Link, [a, b]: [Place; 2], chain: &mut Chain) -> Link {
     let [a, b] = [a, b].map(|place| chain.load(Access { place, layout: AccessLayout::Channel }));
@@ -97,11 +106,32 @@ impl PhaseLowering<'_, '_> {
         chain: &mut Chain,
         links: &HashMap<Value, Link>,
     ) -> Result<Link, LowerError> {
+        let coefficients = self.normalize_coefficients(id, epsilon)?;
+        let x = self.link(self.graph.inputs(id)[0], chain, links)?;
+        Ok(apply_coefficients(x, coefficients, chain))
+    }
+
+    /// Leaves a normalization and its ReLU to the convolutions that read the result, if those are all who do; says whether it did.
+    pub(super) fn leave_normalize(&mut self, nodes: &[NodeId]) -> Result<bool, LowerError> {
+        let [normalize, relu] = *nodes else { return Ok(false) };
+        let (Op::Normalize(op), Op::Relu(_)) = (&self.graph.node(normalize).op, &self.graph.node(relu).op) else { return Ok(false) };
+        let (v, y) = (self.value(normalize, 0), self.value(relu, 0));
+        if self.graph.uses(v).len() != 1 || self.graph.inputs(relu)[0] != v || !self.is_normalized_input(y)? {
+            return Ok(false);
+        }
+        let coefficients = self.normalize_coefficients(normalize, op.epsilon)?;
+        let x = self.place(self.graph.inputs(normalize)[0])?;
+        self.normalized_values.insert(y, NormalizedValue { x, coefficients });
+        Ok(true)
+    }
+
+    /// Computes a and b of [`Self::chain_normalize`].
+    fn normalize_coefficients(&mut self, id: NodeId, epsilon: f64) -> Result<[Place; 2], LowerError> {
         let inputs = self.graph.inputs(id);
         let channels = self.shape(inputs[1]).elements();
-        let (a, b) = (self.channel_slot(id, "factor", channels), self.channel_slot(id, "offset", channels));
+        let places = ["factor", "offset"].map(|what| self.channel_slot(id, what, channels));
         let operands: Vec<(Place, bool)> = inputs[1..].iter().map(|&v| Ok((self.place(v)?, false))).collect::<Result<_, LowerError>>()?;
-        self.coefficients(id, "normalize_coefficients", channels, &operands, &[a, b], |ops, first| {
+        self.coefficients(id, "normalize_coefficients", channels, &operands, &places, |ops, first| {
             // 0 mean, 1 variance, 2 scale, 3 shift
             ops.extend([
                 ChainOp::Constant(epsilon as f32),
@@ -113,25 +143,31 @@ impl PhaseLowering<'_, '_> {
             ]);
             vec![first + 3, first + 5]
         });
-        self.normalize_coefficients.insert(id, [a, b]);
-        let x = self.link(inputs[0], chain, links)?;
-        Ok(apply_coefficients(x, [a, b], chain))
+        self.normalize_coefficients.insert(id, places);
+        Ok(places)
+    }
+
+    /// Whether the cluster of the gradient `id` of a ReLU reads what the normalization before that ReLU read.
+    pub(super) fn reads_what_was_normalized(&self, id: NodeId) -> bool {
+        let relu = self.graph.inputs(id)[1].node;
+        let Some(&v) = self.graph.inputs(relu).first() else { return false };
+        let (Op::Relu(_), Op::Normalize(_)) = (&self.graph.node(relu).op, &self.graph.node(v.node).op) else { return false };
+        let x = self.graph.inputs(v.node)[0];
+        self.graph
+            .uses(self.value(id, 0))
+            .into_iter()
+            .any(|(reader, _)| matches!(self.graph.node(reader).op, Op::NormalizeSums(_)) && self.graph.inputs(reader)[1] == x)
     }
 
     /// What the ReLU behind the gradient `id` read, if that was normalized: computed again from what the gradient's cluster reads anyway.
     /// Its sign is the sign of the ReLU's result, which need not be fetched then.
     pub(super) fn normalized_again(&self, id: NodeId, chain: &mut Chain, links: &HashMap<Value, Link>) -> Result<Option<Link>, LowerError> {
-        let relu = self.graph.inputs(id)[1].node;
-        let Op::Relu(_) = self.graph.node(relu).op else { return Ok(None) };
-        let normalize = self.graph.inputs(relu)[0].node;
-        let Some(&coefficients) = self.normalize_coefficients.get(&normalize) else { return Ok(None) };
-        let x = self.graph.inputs(normalize)[0];
-        let reads_x =
-            |(reader, _): (NodeId, usize)| matches!(self.graph.node(reader).op, Op::NormalizeSums(_)) && self.graph.inputs(reader)[1] == x;
-        if !self.graph.uses(self.value(id, 0)).into_iter().any(reads_x) {
+        if !self.reads_what_was_normalized(id) {
             return Ok(None);
         }
-        let x = self.link(x, chain, links)?;
+        let normalize = self.graph.inputs(self.graph.inputs(id)[1].node)[0].node;
+        let Some(&coefficients) = self.normalize_coefficients.get(&normalize) else { return Ok(None) };
+        let x = self.link(self.graph.inputs(normalize)[0], chain, links)?;
         Ok(Some(apply_coefficients(x, coefficients, chain)))
     }
 
@@ -190,7 +226,8 @@ impl PhaseLowering<'_, '_> {
     }
 
     /// Leaves the gradient to the convolution that stages it, if there is one; says whether it did.
-    pub(super) fn leave_normalize_backward(&mut self, id: NodeId) -> Result<bool, LowerError> {
+    pub(super) fn leave_normalize_backward(&mut self, nodes: &[NodeId]) -> Result<bool, LowerError> {
+        let [id] = *nodes else { return Ok(false) };
         let Op::NormalizeBackward(op) = &self.graph.node(id).op else { return Ok(false) };
         let dx = self.value(id, 0);
         if !self.is_staged_gradient(dx)? {

@@ -3,7 +3,7 @@
 use super::STAGE_BYTES;
 use super::kernel::{at, call, integer, start};
 use crate::program::{Affine, Base, Operand, Statement};
-use mest_runtime::tile::{StageNormalizeBackward, StageRows, Tile};
+use mest_runtime::tile::{StageNormalizeBackward, StageNormalized, StageRows, Tile};
 
 /// Rows of a plane staged into scratch: what lies left and right of them, and how many fit.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,13 @@ impl Staging {
 pub(super) enum PlaneSource {
     /// A value, as it lies.
     Value(Base),
+    /// The ReLU of a normalized value, computed while it is staged.
+    Normalized {
+        /// What is normalized.
+        x: Base,
+        /// Factor and shift of each channel.
+        coefficients: [Base; 2],
+    },
     /// The gradient through batch normalization, computed while it is staged: it never lies in the arena.
     NormalizeBackward {
         /// The gradient that comes in.
@@ -84,6 +91,10 @@ impl StagedPlane {
             PlaneSource::Value(value) => {
                 let shape = StageRows { rows: count, channels, width, left, right, rows_in_plane, plane_channels: channels, fill: 0.0 };
                 place(Tile::StageRows(shape), vec![group(value)])
+            }
+            PlaneSource::Normalized { x, coefficients } => {
+                let shape = StageNormalized { rows: count, channels, width, left, right, rows_in_plane };
+                place(Tile::StageNormalized(shape), [group(x)].into_iter().chain(coefficients.map(start)).collect())
             }
             PlaneSource::NormalizeBackward { gradient, x, live, coefficients } => {
                 let shape = StageNormalizeBackward { rows: count, channels, width, left, right, rows_in_plane };

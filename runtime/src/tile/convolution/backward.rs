@@ -10,6 +10,9 @@ use crate::tile::{BackwardSweep, WeightGradient};
 struct Sweep {
     shape: BackwardSweep,
     x: *const f32,
+    /// Null where X is `x` itself, as is `shift`.
+    factor: *const f32,
+    shift: *const f32,
     /// Null where only the weight gradient is wanted, as are `values`.
     dx: *mut f32,
     dy: *const f32,
@@ -24,6 +27,8 @@ struct Sweep {
 pub unsafe fn backward_sweep<L: Lanes>(
     shape: &BackwardSweep,
     x: *const f32,
+    factor: *const f32,
+    shift: *const f32,
     dx: *mut f32,
     dy: *const f32,
     starts: *const u32,
@@ -32,7 +37,7 @@ pub unsafe fn backward_sweep<L: Lanes>(
     dw: *mut f32,
 ) {
     // SAFETY: the tile's contract (see the grandparent module).
-    unsafe { sweep::<L, true>(Sweep { shape: *shape, x, dx, dy, starts, offsets, values, dw }) }
+    unsafe { sweep::<L, true>(Sweep { shape: *shape, x, factor, shift, dx, dy, starts, offsets, values, dw }) }
 }
 
 /// See [`WeightGradient`].
@@ -40,6 +45,8 @@ pub unsafe fn backward_sweep<L: Lanes>(
 pub unsafe fn weight_gradient<L: Lanes>(
     shape: &WeightGradient,
     x: *const f32,
+    factor: *const f32,
+    shift: *const f32,
     dy: *const f32,
     starts: *const u32,
     offsets: *const u32,
@@ -49,7 +56,7 @@ pub unsafe fn weight_gradient<L: Lanes>(
     let shape = BackwardSweep { block_columns, rows_per_block, columns_per_block, pixels, x_pixel, x_channel, dy_pixel, dy_channel };
     let (dx, values) = (std::ptr::null_mut(), std::ptr::null());
     // SAFETY: the tile's contract; without dX neither `dx` nor `values` is touched.
-    unsafe { sweep::<L, false>(Sweep { shape, x, dx, dy, starts, offsets, values, dw }) }
+    unsafe { sweep::<L, false>(Sweep { shape, x, factor, shift, dx, dy, starts, offsets, values, dw }) }
 }
 
 #[inline(always)]
@@ -131,6 +138,14 @@ unsafe fn sweep_tile<L: Lanes, const DX: bool, const ROWS: usize, const SINGLE: 
                 let mut channel: Channel<L, N> = Channel { x: [L::zero(); N], dx: [L::zero(); N], dy_pixel };
                 for p in 0..N {
                     channel.x[p] = L::load(call.x.add(place + p * x_pixel));
+                }
+                if !call.factor.is_null() {
+                    let index = block * if SINGLE { 1 } else { shape.columns_per_block } + column;
+                    let (factor, shift) = (L::splat(*call.factor.add(index)), L::splat(*call.shift.add(index)));
+                    for x in &mut channel.x {
+                        let normalized = L::fma(*x, factor, shift);
+                        *x = L::select_less(normalized, L::zero(), L::zero(), normalized);
+                    }
                 }
                 channel.stream::<DX, ROWS, SINGLE>(call, dy, first, end, column);
                 if DX {

@@ -87,6 +87,8 @@ fn check_backward(case: &Case, target: (crate::lanes::Isa, usize)) {
     let matrix = matrix(&mut numbers, case.lists, case.most, 2 * dy_channel, rows * columns);
     let dy = numbers.floats((3 + rows) * dy_channel * lanes);
     let x = numbers.floats(case.lists * columns * x_channel * lanes);
+    let coefficients = case.seed.is_multiple_of(2).then(|| [0; 2].map(|_| numbers.floats(case.lists * columns)));
+    let [factor, shift] = coefficients.as_ref().map_or([std::ptr::null(); 2], |coefficients| coefficients.each_ref().map(|c| c.as_ptr()));
     let mut dx = Floats::filled(x.len(), 9.0);
     let before = numbers.floats(matrix.values.len());
     let mut dw = before.clone();
@@ -104,6 +106,8 @@ fn check_backward(case: &Case, target: (crate::lanes::Isa, usize)) {
         BackwardSweep { ..shape },
         target,
         (x.as_ptr(), *const f32),
+        (factor, *const f32),
+        (shift, *const f32),
         (dx.as_mut_ptr(), *mut f32),
         (dy.as_ptr(), *const f32),
         (matrix.starts.as_ptr(), *const u32),
@@ -111,7 +115,17 @@ fn check_backward(case: &Case, target: (crate::lanes::Isa, usize)) {
         (matrix.values.as_ptr(), *const f32),
         (dw.as_mut_ptr(), *mut f32)
     );
-    let (expected_dx, mut expected_dw) = reference::backward_sweep(&shape, lanes, &x, &dy, &matrix.starts, &matrix.offsets, &matrix.values);
+    let activated = coefficients.as_ref().map(|[factor, shift]| {
+        let channel = |i: usize| i / lanes / x_channel;
+        let normalized = x.iter().enumerate().map(|(i, &x)| match target.0 {
+            crate::lanes::Isa::Portable => x * factor[channel(i)] + shift[channel(i)],
+            _ => x.mul_add(factor[channel(i)], shift[channel(i)]),
+        });
+        normalized.map(|x| x.max(0.0)).collect::<Vec<_>>()
+    });
+    let input = activated.as_deref().unwrap_or(&x);
+    let (expected_dx, mut expected_dw) =
+        reference::backward_sweep(&shape, lanes, input, &dy, &matrix.starts, &matrix.offsets, &matrix.values);
     expected_dw.iter_mut().zip(before.iter()).for_each(|(sum, v)| sum.add(f64::from(*v)));
     let computed =
         |i: usize| i / lanes % x_channel < case.pixels * case.other_pixel && (i / lanes % x_channel).is_multiple_of(case.other_pixel);
@@ -126,6 +140,8 @@ fn check_backward(case: &Case, target: (crate::lanes::Isa, usize)) {
         WeightGradient { block_columns, rows_per_block, columns_per_block, pixels, x_pixel, x_channel, dy_pixel, dy_channel },
         target,
         (x.as_ptr(), *const f32),
+        (factor, *const f32),
+        (shift, *const f32),
         (dy.as_ptr(), *const f32),
         (matrix.starts.as_ptr(), *const u32),
         (matrix.offsets.as_ptr(), *const u32),

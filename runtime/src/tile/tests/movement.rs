@@ -33,6 +33,36 @@ proptest! {
     }
 
     #[test]
+    fn normalized_rows_are_staged(
+        rows in 1..5_usize, channels in 1..4_usize, width in 1..6_usize, left in 0..3_usize, right in 0..3_usize,
+        rows_in_plane in 1..5_usize, first_row in -6..6_isize, seed in any::<u64>()
+    ) {
+        let mut numbers = Numbers(seed);
+        for target in targets() {
+            let (lanes, padded) = (target.1, left + width + right);
+            let x = numbers.floats(rows_in_plane * channels * width * lanes);
+            let [factor, shift] = [0; 2].map(|_| numbers.floats(channels));
+            let mut out = Floats::filled(rows * channels * padded * lanes, 9.0);
+            call!(
+                StageNormalized { rows, channels, width, left, right, rows_in_plane }, target, (x.as_ptr(), *const f32),
+                (factor.as_ptr(), *const f32), (shift.as_ptr(), *const f32), (first_row, isize), (out.as_mut_ptr(), *mut f32)
+            );
+            for (i, &got) in out.iter().enumerate() {
+                let (lane, column, c, r) = (i % lanes, i / lanes % padded, i / lanes / padded % channels, i / lanes / padded / channels);
+                let row = first_row + r as isize;
+                if !(0..rows_in_plane as isize).contains(&row) || !(left..left + width).contains(&column) {
+                    prop_assert_eq!(got, 0.0);
+                    continue;
+                }
+                let x = f64::from(x[((row as usize * channels + c) * width + column - left) * lanes + lane]);
+                let (factor, shift) = (f64::from(factor[c]), f64::from(shift[c]));
+                let tolerance = 2.0 * f64::from(f32::EPSILON) * ((x * factor).abs() + shift.abs());
+                prop_assert!((f64::from(got) - (x * factor + shift).max(0.0)).abs() <= tolerance);
+            }
+        }
+    }
+
+    #[test]
     fn gradients_through_normalization_are_staged(
         rows in 1..5_usize, channels in 1..4_usize, width in 1..6_usize, left in 0..3_usize, right in 0..3_usize,
         rows_in_plane in 1..5_usize, first_row in -6..6_isize, seed in any::<u64>()
