@@ -50,6 +50,28 @@ fn a_run_can_be_repeated_from_its_run_toml() {
 }
 
 #[test]
+fn examples_are_left_out_once_they_are_known() {
+    let folder = workshop();
+    let fewer = ["--data-efficiency", "forgetting", "--remove-at", "2", "--remove", "40"];
+    let shown = succeed(folder.path(), &train("run", &fewer));
+    assert!(shown.contains("examples left out") && shown.contains("12.5 % of the run saved"), "{shown}");
+    let metrics = json(&std::fs::read_to_string(folder.path().join("run/metrics.json")).unwrap());
+    let column = |key: &str| metrics["epochs"].as_array().unwrap().iter().map(|epoch| epoch[key].as_u64().unwrap()).collect::<Vec<_>>();
+    assert_eq!((column("examples"), column("removed")), (vec![160, 160, 120, 120], vec![0, 0, 40, 40]));
+    assert_eq!((metrics["examples_trained"].as_u64(), metrics["examples_removed"].as_u64()), (Some(560), Some(40)));
+    let recipe = std::fs::read_to_string(folder.path().join("run/run.toml")).unwrap();
+    assert!(recipe.contains("data-efficiency = \"forgetting\"") && recipe.contains("remove-at = \"2ep\""), "{recipe}");
+    for (flags, expected) in [
+        (["--remove", "150"], "remove = 150: leaves no batch of 16 of 160 training examples; the nearest that works is 144"),
+        (["--remove-at", "9"], "remove-at = 9ep"),
+        (["--remove", "most"], "unforgettable:2"),
+    ] {
+        let told = fail(folder.path(), &train("wrong", &[&["--data-efficiency", "forgetting"][..], &flags].concat()), 2);
+        assert!(told.contains(expected), "{told}");
+    }
+}
+
+#[test]
 fn threads_change_no_bit() {
     let folder = workshop();
     for (run, threads) in [("one", "1"), ("two", "2"), ("three", "3")] {

@@ -8,20 +8,27 @@ mod validate;
 mod values;
 
 pub use crate::mutation::{Decay, Span};
+pub use crate::sampling::Removal;
 pub use choice::ChoiceError;
 pub use error::RecipeError;
 pub use read::Difference;
-pub use values::{Distribution, EngineName, IsaName, List, Loss, OptimizerName, ParseSpanError, PolicyName, ScheduleName};
+pub use values::{
+    DataEfficiency, Distribution, EngineName, IsaName, List, Loss, OptimizerName, ParseRemovalError, ParseSpanError, PolicyName, RemoveAt,
+    ScheduleName,
+};
 
 use crate::data::{Augmentation, Dataset, Normalization};
-use crate::mutation::MutationConfig;
+use crate::mutation::{MutationConfig, schedule::Period};
 use crate::optim::Optimizer;
+use crate::sampling::{RemovalMoment, Rule};
 use crate::sparse::scheme::Scheme;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Density where neither it nor the sparsity is given.
 const DEFAULT_DENSITY: f64 = 0.1;
+/// When examples are removed unless told: epoch 70 of 160, as MEST.
+const DEFAULT_REMOVE_AT: RemoveAt = RemoveAt::Moment(Span::Share(7.0 / 16.0));
 
 /// How to train. Keys are written with `-` (or `_`) in files, and are the flags of the command line; `None` leaves the default, which may depend on
 /// other keys or on the data.
@@ -59,6 +66,17 @@ pub struct Recipe {
     pub importance_lambda: f64,
     /// How drop and growth go down.
     pub decay: Decay,
+    /// How training does with fewer examples.
+    pub data_efficiency: DataEfficiency,
+    /// When examples are removed; the default is 7/16 of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remove_at: Option<RemoveAt>,
+    /// Which examples are removed; the unforgettable ones by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remove: Option<Removal>,
+    /// Share of the examples that is out at a time, and comes back; the period is that of the mutations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sieve: Option<f64>,
     /// What is minimised.
     pub loss: Loss,
     /// Share of the target given to all classes alike.
@@ -147,6 +165,10 @@ impl Default for Recipe {
             stages: None,
             importance_lambda: 0.01,
             decay: Decay::Step,
+            data_efficiency: DataEfficiency::Off,
+            remove_at: None,
+            remove: None,
+            sieve: None,
             loss: Loss::CrossEntropy,
             label_smoothing: 0.0,
             batch: 64,
@@ -198,6 +220,27 @@ impl Recipe {
             decay: self.decay,
             lambda: self.importance_lambda,
         }
+    }
+
+    /// How examples are left out, in a run of `iterations_per_epoch` iterations an epoch; `None` where all are trained on.
+    pub fn examples_rule(&self, iterations_per_epoch: usize) -> Option<Rule> {
+        if self.data_efficiency == DataEfficiency::Off {
+            return None;
+        }
+        if let Some(share) = self.sieve {
+            let every = match self.mutation().period(self.epochs, self.epochs.saturating_mul(iterations_per_epoch)) {
+                Period::Epochs(epochs) => epochs,
+                Period::Iterations(iterations) => iterations.div_ceil(iterations_per_epoch.max(1)),
+            };
+            return Some(Rule::Sieve { share, every: every.max(1) });
+        }
+        let moment = match self.remove_at.unwrap_or(DEFAULT_REMOVE_AT) {
+            RemoveAt::Settled => RemovalMoment::Settled,
+            RemoveAt::Moment(Span::Epochs(epoch)) => RemovalMoment::Epoch(epoch as usize),
+            RemoveAt::Moment(Span::Iterations(iteration)) => RemovalMoment::Epoch(iteration as usize / iterations_per_epoch.max(1)),
+            RemoveAt::Moment(Span::Share(share)) => RemovalMoment::Epoch(((self.epochs as f64 * share) as usize).max(1)),
+        };
+        Some(Rule::Remove(self.remove.unwrap_or(Removal::Unforgettable(0)), moment))
     }
 
     /// The update rule with its hyper-parameters.

@@ -33,6 +33,10 @@ const KEYS: &[Key] = &[
     key("stages"),
     key("importance-lambda"),
     key("decay"),
+    key("data-efficiency"),
+    key("remove-at"),
+    key("remove"),
+    key("sieve"),
     key("loss"),
     key("label-smoothing"),
     key("batch"),
@@ -240,14 +244,16 @@ mod tests {
     #[test]
     fn the_default_round_trips_and_so_does_a_full_recipe() {
         assert_eq!(read(json!({})).unwrap(), Recipe::default());
-        let full = json!({
+        let full = r#"{
             "data": "idx:mnist", "density": 0.2, "scheme": "block:4x1", "distribution": "uniform", "policy": "mest-em", "mutate-every": "5ep",
-            "drop": [0.2, 0.1, 0.0], "stages": ["90ep", "0.75"], "importance-lambda": 0.0, "decay": "step", "loss": "cross-entropy",
+            "drop": [0.2, 0.1, 0.0], "stages": ["90ep", "0.75"], "importance-lambda": 0.0, "decay": "step", "data-efficiency": "forgetting",
+            "remove-at": "70ep", "remove": "12000", "sieve": 0.2, "loss": "cross-entropy",
             "label-smoothing": 0.1, "batch": 128, "epochs": 200, "optimizer": "adamw", "lr": 0.01, "lr-schedule": "step",
             "milestones": ["80ep", "1000it"], "gamma": 0.5, "floor": 0.0, "warmup": "8ep", "momentum": 0.8, "nesterov": true,
             "betas": [0.8, 0.99], "eps": 1e-6, "weight-decay": 0.05, "clip-norm": 1.5, "augment": ["hflip"], "normalize": "0.5:0.25", "seed": 914,
             "threads": 2, "isa": "avx2", "engine": "interp", "layers": { "conv_1.weight": { "density": 0.5, "scheme": "unstructured" }, "fc": { "dense": true } }
-        });
+        }"#;
+        let full: Value = serde_json::from_str(full).unwrap();
         let recipe = read(full.clone()).unwrap();
         let written = serde_json::to_value(&recipe).unwrap();
         assert_eq!(written, full);

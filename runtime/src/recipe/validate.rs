@@ -1,6 +1,7 @@
 //! What makes sense and what doesn't, all of it at once.
 
-use super::{List, Loss, OptimizerName, Recipe, RecipeError, ScheduleName, Span};
+use super::{DataEfficiency, List, Loss, OptimizerName, Recipe, RecipeError, Removal, RemoveAt, ScheduleName, Span};
+use crate::sampling::Rule;
 use std::fmt::Display;
 
 /// How far two densities may be apart and still be the same.
@@ -66,6 +67,7 @@ impl Recipe {
         let mut report = Report::default();
         self.validate_density(&mut report);
         self.validate_mutation(&mut report);
+        self.validate_data_efficiency(&mut report);
         self.validate_objective(&mut report);
         self.validate_optimizer(&mut report);
         self.validate_schedule(&mut report);
@@ -103,7 +105,7 @@ impl Recipe {
         report.idle("drop", self.drop.as_ref(), em, "policy = mest-em");
         report.idle("grow-to", self.grow_to.as_ref(), ems, "policy = mest-ems");
         report.idle("stages", self.stages.as_ref(), mutates, "a policy that mutates");
-        report.idle("mutate-every", self.mutate_every, mutates, "a policy that mutates");
+        report.idle("mutate-every", self.mutate_every, mutates || self.sieve.is_some(), "a policy that mutates, or sieve");
         let density = self.density();
         let counts_iterations = self.stages.iter().flat_map(|stages| stages.iter()).chain(&self.mutate_every);
         let told = !counts_iterations.into_iter().any(|span| matches!(span, Span::Iterations(_)));
@@ -129,6 +131,62 @@ impl Recipe {
         } else if self.policy.0.mutates() {
             let mistakes = self.mutation().validate(self.density(), self.epochs, iterations).err();
             report.0.extend(mistakes.into_iter().flatten().map(RecipeError::from));
+        }
+        if report.0.is_empty() { Ok(()) } else { Err(report.0) }
+    }
+
+    fn validate_data_efficiency(&self, report: &mut Report) {
+        let (on, removes) = (self.data_efficiency == DataEfficiency::Forgetting, self.sieve.is_none());
+        report.idle("sieve", self.sieve, on, "data-efficiency = forgetting");
+        for (key, value) in [("remove-at", self.remove_at.map(|at| at.to_string())), ("remove", self.remove.map(|it| it.to_string()))] {
+            report.idle(key, value, on && removes, if on { "a removal, not with sieve" } else { "data-efficiency = forgetting" });
+        }
+        if let Some(share) = self.sieve {
+            report.above("sieve", share, 0.0, 0.99, 0.2);
+        }
+        if self.remove == Some(Removal::Number(0)) {
+            report.add("remove", 0, "must be at least 1", 1);
+        }
+        if !on || !removes || self.epochs == 0 {
+            return;
+        }
+        let last = self.epochs - 1;
+        if last == 0 {
+            report.add("epochs", 1, "data-efficiency = forgetting counts for an epoch at least before it removes", 2);
+            return;
+        }
+        match self.remove_at {
+            Some(at @ RemoveAt::Moment(Span::Epochs(epoch))) if epoch == 0 || epoch > last as u64 => {
+                let why = format!("examples are removed before an epoch that has one before it, of {}", self.epochs);
+                report.add("remove-at", at, why, Span::Epochs(epoch.clamp(1, last as u64)));
+            }
+            Some(at @ RemoveAt::Moment(Span::Share(share))) if !(share > 0.0 && share < 1.0) => {
+                report.add(
+                    "remove-at",
+                    at,
+                    "must lie within the run",
+                    if share > 0.0 { last as f64 / self.epochs as f64 } else { 7.0 / 16.0 },
+                );
+            }
+            Some(at @ RemoveAt::Moment(Span::Iterations(_))) => {
+                report.add("remove-at", at, "examples are removed between epochs", Span::Epochs((self.epochs * 7 / 16).max(1) as u64));
+            }
+            _ => {}
+        }
+    }
+
+    /// What only the number of training examples shows: whether a removal leaves a batch to train on.
+    ///
+    /// # Errors
+    /// The mistake, as in [`Recipe::validate`].
+    pub fn validate_examples(&self, examples: usize) -> Result<(), Vec<RecipeError>> {
+        let most = examples.saturating_sub(self.batch);
+        let mut report = Report::default();
+        if let Some(Rule::Remove(Removal::Number(number), _)) = self.examples_rule(1)
+            && number > most
+        {
+            let nearest = if most > 0 { most.to_string() } else { "a batch below the number of examples".to_owned() };
+            report.add("remove", number, format!("leaves no batch of {} of {examples} training examples", self.batch), nearest);
         }
         if report.0.is_empty() { Ok(()) } else { Err(report.0) }
     }
@@ -233,6 +291,7 @@ fn round(density: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sampling::RemovalMoment;
 
     fn mistakes(flags: &[(&str, &str)]) -> Vec<String> {
         let recipe = Recipe::default().with(flags.iter().copied()).unwrap();
@@ -247,7 +306,9 @@ mod tests {
         let em: &[(&str, &str)] = &[("policy", "mest-em"), ("drop", "0.2,0.1,0"), ("stages", "90,120"), ("mutate-every", "5ep")];
         let ems: &[(&str, &str)] = &[("sparsity", "0.9"), ("grow-to", "0.15,0.125,0.1"), ("stages", "90,120")];
         let step: &[(&str, &str)] = &[("lr-schedule", "step"), ("milestones", "80,120"), ("data", "cifar10:x"), ("warmup", "8")];
-        for flags in [&[][..], em, ems, step] {
+        let fewer: &[(&str, &str)] = &[("data-efficiency", "forgetting"), ("remove-at", "70"), ("remove", "12000")];
+        let sieve: &[(&str, &str)] = &[("data-efficiency", "forgetting"), ("sieve", "0.2"), ("policy", "static"), ("mutate-every", "5")];
+        for flags in [&[][..], em, ems, step, fewer, sieve] {
             assert_eq!(mistakes(flags), Vec::<String>::new(), "{flags:?}");
         }
     }
@@ -288,6 +349,16 @@ mod tests {
             (&[("drop", "0.2,0.1,0")], "drop = 0.2,0.1,0: has an effect only with policy = mest-em", "leaving drop out"),
             (&[("mutate-every", "0ep")], "mutate-every = 0ep:", "1ep"),
             (&[("seed", "9300000000000000000")], "seed = 9300000000000000000:", "9223372036854775807"),
+            (&[("remove", "10")], "remove = 10: has an effect only with data-efficiency = forgetting", "leaving remove out"),
+            (&[("sieve", "0.2")], "sieve = 0.2: has an effect only with data-efficiency = forgetting", "leaving sieve out"),
+            (&[("data-efficiency", "forgetting"), ("sieve", "1.5")], "sieve = 1.5:", "0.99"),
+            (&[("data-efficiency", "forgetting"), ("sieve", "0.2"), ("remove", "9")], "remove = 9:", "leaving remove out"),
+            (&[("data-efficiency", "forgetting"), ("remove", "0")], "remove = 0:", "is 1"),
+            (&[("data-efficiency", "forgetting"), ("remove-at", "0")], "remove-at = 0ep:", "1ep"),
+            (&[("data-efficiency", "forgetting"), ("remove-at", "160")], "remove-at = 160ep:", "159ep"),
+            (&[("data-efficiency", "forgetting"), ("remove-at", "1.0")], "remove-at = 1.0:", "0.99"),
+            (&[("data-efficiency", "forgetting"), ("remove-at", "100it")], "remove-at = 100it:", "70ep"),
+            (&[("data-efficiency", "forgetting"), ("epochs", "1"), ("policy", "static")], "epochs = 1:", "is 2"),
             (&[("data", "cifar:x")], "data = cifar:x:", "did you mean cifar10"),
         ];
         for (flags, start, offer) in cases {
@@ -307,6 +378,23 @@ mod tests {
         assert!(rare[0].to_string().contains("the run's 1600 iterations"), "{rare:?}");
         assert!(with(&[("mutate-every", "0it")]).validate_length(10).is_err());
         assert!(with(&[("epochs", "1")]).validate_length(2).is_err(), "no room for three stages");
+    }
+
+    #[test]
+    fn the_rule_for_examples_follows_the_run() {
+        let rule = |flags: &[(&str, &str)]| {
+            let flags = [("data-efficiency", "forgetting")].into_iter().chain(flags.iter().copied());
+            Recipe::default().with(flags).unwrap().examples_rule(100)
+        };
+        assert_eq!(Recipe::default().examples_rule(100), None);
+        assert_eq!(rule(&[]), Some(Rule::Remove(Removal::Unforgettable(0), RemovalMoment::Epoch(70))));
+        assert_eq!(rule(&[("remove-at", "settled"), ("remove", "0.2")]), Some(Rule::Remove(Removal::Share(0.2), RemovalMoment::Settled)));
+        assert_eq!(rule(&[("sieve", "0.2")]), Some(Rule::Sieve { share: 0.2, every: 5 }));
+        assert_eq!(rule(&[("sieve", "0.2"), ("mutate-every", "250it")]), Some(Rule::Sieve { share: 0.2, every: 3 }));
+        let many = Recipe::default().with([("data-efficiency", "forgetting"), ("remove", "1400")]).unwrap();
+        assert!(many.validate_examples(1464).is_ok());
+        let error = many.validate_examples(1437).unwrap_err();
+        assert!(error[0].to_string().starts_with("remove = 1400:") && error[0].to_string().ends_with("is 1373"), "{error:?}");
     }
 
     #[test]

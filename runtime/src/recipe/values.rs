@@ -3,6 +3,7 @@
 use super::choice::{ChoiceError, choice};
 use super::nearest::nearest;
 use crate::mutation::{POLICIES, Policy, Span};
+use crate::sampling::Removal;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
@@ -14,6 +15,16 @@ choice! {
     pub enum Distribution ("distribution") {
         /// The same density for each of them.
         Uniform = "uniform",
+    }
+}
+
+choice! {
+    /// How training does with fewer examples.
+    pub enum DataEfficiency ("data-efficiency") {
+        /// Every example, every epoch.
+        Off = "off",
+        /// Examples that are never or seldom forgotten are left out.
+        Forgetting = "forgetting",
     }
 }
 
@@ -152,21 +163,89 @@ impl FromStr for Span {
     }
 }
 
-impl Serialize for Span {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+/// Text that is no [`Removal`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no number of examples: write how many as 12000, a share of the training split as 0.24, all that are never forgotten as \
+     unforgettable, or those forgotten at most twice as unforgettable:2"
+)]
+pub struct ParseRemovalError(String);
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Removal::Number(number) => write!(f, "{number}"),
+            Removal::Share(share) => write!(f, "{share:?}"),
+            Removal::Unforgettable(0) => write!(f, "unforgettable"),
+            Removal::Unforgettable(times) => write!(f, "unforgettable:{times}"),
+        }
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = match Value::deserialize(deserializer)? {
-            Value::String(text) => text,
-            value => value.to_string(),
-        };
-        text.parse().map_err(D::Error::custom)
+impl FromStr for Removal {
+    type Err = ParseRemovalError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || ParseRemovalError(text.to_owned());
+        if let Some(times) = text.strip_prefix("unforgettable") {
+            let times = if times.is_empty() { Some(0) } else { times.strip_prefix(':').and_then(|times| times.parse().ok()) };
+            // A count stops at 127: more would be everything that was ever learned.
+            return times.filter(|&times| times < 127).map(Removal::Unforgettable).ok_or_else(wrong);
+        }
+        if let Ok(number) = text.parse() {
+            return Ok(Removal::Number(number));
+        }
+        text.parse().ok().filter(|share| *share > 0.0 && *share < 1.0).map(Removal::Share).ok_or_else(wrong)
     }
 }
+
+/// When examples are removed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RemoveAt {
+    /// Before the epoch that this moment lies in.
+    Moment(Span),
+    /// Once the number of unforgettable examples has settled.
+    Settled,
+}
+
+impl fmt::Display for RemoveAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RemoveAt::Moment(moment) => moment.fmt(f),
+            RemoveAt::Settled => f.write_str("settled"),
+        }
+    }
+}
+
+impl FromStr for RemoveAt {
+    type Err = ParseSpanError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "settled" { Ok(RemoveAt::Settled) } else { text.parse().map(RemoveAt::Moment) }
+    }
+}
+
+/// As text in files, where a number may stand for itself.
+macro_rules! as_text {
+    ($($Name:ty),+) => { $(
+        impl Serialize for $Name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $Name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = match Value::deserialize(deserializer)? {
+                    Value::String(text) => text,
+                    value => value.to_string(),
+                };
+                text.parse().map_err(D::Error::custom)
+            }
+        }
+    )+ };
+}
+as_text!(Span, Removal, RemoveAt);
 
 /// Several values: `[1, 2]`, or `1,2` as text, or one alone. Empty text is none.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -234,6 +313,26 @@ mod tests {
         for wrong in ["", "-1", "1.5", "xep", "1.5it", "NaN"] {
             assert!(wrong.parse::<Span>().unwrap_err().to_string().contains("1000it"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn removals_are_read_from_text_and_numbers() {
+        let cases = [
+            (json!(12000), Removal::Number(12000)),
+            (json!("0.24"), Removal::Share(0.24)),
+            (json!("unforgettable"), Removal::Unforgettable(0)),
+            (json!("unforgettable:2"), Removal::Unforgettable(2)),
+        ];
+        for (value, expected) in cases {
+            let removal: Removal = serde_json::from_value(value.clone()).unwrap();
+            assert_eq!(removal, expected, "{value}");
+            assert_eq!(removal.to_string().parse::<Removal>().unwrap(), removal);
+        }
+        for wrong in ["", "-1", "1.0", "0.0", "unforgettable:", "unforgettable:x", "unforgettable:127", "all", "NaN"] {
+            assert!(wrong.parse::<Removal>().unwrap_err().to_string().contains("unforgettable:2"), "{wrong}");
+        }
+        assert_eq!(serde_json::from_value::<RemoveAt>(json!(70)).unwrap(), RemoveAt::Moment(Span::Epochs(70)));
+        assert_eq!("settled".parse::<RemoveAt>().unwrap().to_string(), "settled");
     }
 
     #[test]

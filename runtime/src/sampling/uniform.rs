@@ -1,6 +1,6 @@
 //! Every example that is in, once an epoch, in a random order.
 
-use super::Sampling;
+use super::{Sampling, SamplingState};
 use crate::random::{Purpose, Stream};
 
 /// Shuffles a set of examples anew each epoch.
@@ -18,10 +18,32 @@ impl Uniform {
 }
 
 impl Sampling for Uniform {
+    fn begin(&mut self, _epoch: usize) {}
+
     fn order(&self, epoch: usize) -> Vec<u32> {
         let mut order = self.included.clone();
         Stream::new(self.seed, Purpose::Shuffle, epoch as u64).shuffle(&mut order);
         order
+    }
+
+    fn record(&mut self, _example: u32, _correct: bool) {}
+
+    fn end(&mut self) {}
+
+    fn removed(&self) -> usize {
+        0
+    }
+
+    fn unforgettable(&self) -> Option<usize> {
+        None
+    }
+
+    fn state(&self) -> Option<SamplingState> {
+        None
+    }
+
+    fn restore(&mut self, _state: Option<&SamplingState>) -> Result<(), String> {
+        Ok(())
     }
 }
 

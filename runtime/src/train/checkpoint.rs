@@ -6,6 +6,7 @@ use super::{EpochMetrics, TrainError, file::write_atomically};
 use crate::arena::Arena;
 use crate::manifest::{Manifest, Parameter, Slot, Storage};
 use crate::recipe::{Difference, Recipe};
+use crate::sampling::SamplingState;
 use crate::sparse::state::{self, StateError};
 use crate::sparse::topology;
 use prost::Message;
@@ -51,6 +52,9 @@ pub struct Checkpoint {
     /// In the order of the manifest.
     #[prost(message, repeated, tag = "10")]
     pub parameters: Vec<ParameterState>,
+    /// Which examples are left out and what decides that; absent where all are trained on.
+    #[prost(message, optional, tag = "11")]
+    pub sampling: Option<SamplingState>,
 }
 
 /// One parameter with its training state. Values and moments are in storage order.
@@ -156,7 +160,7 @@ fn show(difference: &Difference) -> String {
 }
 
 /// The position of a run, and what it was made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Position<'a> {
     /// The recipe.
     pub recipe: &'a Recipe,
@@ -170,6 +174,8 @@ pub struct Position<'a> {
     pub wall_s: f64,
     /// Measurements so far.
     pub metrics: &'a [EpochMetrics],
+    /// Which examples are left out.
+    pub sampling: Option<SamplingState>,
 }
 
 impl Checkpoint {
@@ -186,6 +192,7 @@ impl Checkpoint {
             data_hash: position.data_hash,
             wall_s: position.wall_s,
             metrics: position.metrics.to_vec(),
+            sampling: position.sampling,
             parameters: parameters.map(|(index, parameter)| ParameterState::capture(manifest, arena, index, parameter)).collect(),
         }
     }

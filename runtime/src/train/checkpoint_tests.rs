@@ -6,7 +6,7 @@ const SMALL: Shape = Shape { inputs: 3, classes: 2, batch: 4, density: 0.5, mome
 
 fn capture(net: &Linear, recipe: &Recipe) -> Checkpoint {
     let metrics = [EpochMetrics { epoch: 1, train_loss: 0.25, ..EpochMetrics::default() }];
-    let position = Position { recipe, epoch: 1, iteration: 7, data_hash: 5, wall_s: 1.5, metrics: &metrics };
+    let position = Position { recipe, epoch: 1, iteration: 7, data_hash: 5, wall_s: 1.5, metrics: &metrics, sampling: None };
     Checkpoint::capture(net.manifest(), net.arena(), position)
 }
 

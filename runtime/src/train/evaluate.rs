@@ -41,14 +41,17 @@ pub fn evaluate(net: &mut dyn Network, data: &Dataset, split: &Split, recipe: &R
     Ok(Evaluation { loss: loss / examples, accuracy: correct as f64 / examples, logits })
 }
 
-/// Examples whose first largest output is their label.
-pub(super) fn hits(output: &[f32], labels: &[u32]) -> usize {
-    let elements = output.len() / labels.len().max(1);
-    if elements == 0 {
-        return 0;
-    }
+/// Whether the first largest output of each example is its label.
+pub(super) fn right<'a>(output: &'a [f32], labels: &'a [u32]) -> impl Iterator<Item = bool> + 'a {
+    // A network without outputs is never right.
+    let elements = (output.len() / labels.len().max(1)).max(1);
     let first_largest = |row: &[f32]| (1..row.len()).fold(0, |best, index| if row[index] > row[best] { index } else { best });
-    output.chunks_exact(elements).zip(labels).filter(|&(row, &label)| first_largest(row) == label as usize).count()
+    output.chunks_exact(elements).zip(labels).map(move |(row, &label)| first_largest(row) == label as usize)
+}
+
+/// Examples whose first largest output is their label.
+fn hits(output: &[f32], labels: &[u32]) -> usize {
+    right(output, labels).filter(|&right| right).count()
 }
 
 /// Whether the network takes the examples and classes of `data`.

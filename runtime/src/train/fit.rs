@@ -1,7 +1,7 @@
 //! Epochs of iterations, from the recipe to the report.
 
-use super::checkpoint::{Checkpoint, Position};
-use super::evaluate::{Targets, check_fit, evaluate, hits};
+use super::checkpoint::{Checkpoint, CheckpointError, Position};
+use super::evaluate::{Targets, check_fit, evaluate, right};
 use super::{CHECKPOINT, EpochMetrics, FitReport, Observer, Plan, Step, TrainError};
 use crate::arena::Arena;
 use crate::data::{Dataset, loader::Batch, loader::Loader};
@@ -10,8 +10,9 @@ use crate::mutation::Mutator;
 use crate::network::{self, Network, Phase, StepReport};
 use crate::optim::Hyper;
 use crate::recipe::Recipe;
-use crate::sampling::{Sampling, Uniform};
+use crate::sampling::{Sampling, Selective, Uniform};
 use crate::sparse::state::{self, StateError};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -109,6 +110,8 @@ struct Run<'a> {
     data_hash: u64,
     /// Epochs done.
     done: usize,
+    /// Iterations done.
+    iterations: usize,
     metrics: Vec<EpochMetrics>,
     began: Instant,
     /// Seconds before this process.
@@ -124,13 +127,19 @@ impl<'a> Run<'a> {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
         let mutator = Mutator::new(net.manifest(), plan.mutation.clone(), recipe.seed);
+        let examples = data.train.len();
+        let sampling: Box<dyn Sampling> = match recipe.examples_rule(plan.per_epoch) {
+            Some(rule) => Box::new(Selective::new(rule, examples, recipe.batch, recipe.seed)),
+            None => Box::new(Uniform::new(0..examples as u32, recipe.seed)),
+        };
         Ok(Run {
             mutator,
             plan,
-            sampling: Box::new(Uniform::new(0..data.train.len() as u32, recipe.seed)),
+            sampling,
             targets: Targets::new(data.classes),
             data_hash: data.train.fingerprint(),
             done: 0,
+            iterations: 0,
             metrics: Vec::new(),
             earlier_s: 0.0,
             net,
@@ -150,8 +159,10 @@ impl<'a> Run<'a> {
         let Some(path) = self.checkpoint_path().filter(|path| path.exists()) else { return Ok(()) };
         let checkpoint = Checkpoint::read(&path)?;
         checkpoint.check_run(&path, self.recipe, &self.data.name, self.data_hash)?;
+        self.sampling.restore(checkpoint.sampling.as_ref()).map_err(|why| CheckpointError::Corrupted { path: path.clone(), why })?;
         with_parts(self.net, |manifest, arena| checkpoint.restore(manifest, arena))?;
         self.done = checkpoint.epoch as usize;
+        self.iterations = checkpoint.iteration as usize;
         self.metrics = checkpoint.metrics;
         self.earlier_s = checkpoint.wall_s;
         self.write_metrics()
@@ -161,19 +172,21 @@ impl<'a> Run<'a> {
         let (data, recipe, epoch) = (self.data, self.recipe, self.done);
         let batch = self.net.manifest().batch;
         let loader = Loader::new(data, &data.train, batch, recipe.normalization(data), recipe.augmentations(data), recipe.seed)?;
+        self.sampling.begin(epoch);
         let order = self.sampling.order(epoch);
-        let began = Instant::now();
-        let (mut totals, mut iteration, mut learning_rate) = (Totals::default(), epoch * self.plan.per_epoch, 0.0);
+        let (began, batches) = (Instant::now(), loader.batches(order.len()));
+        let (mut totals, mut iteration, mut learning_rate) = (Totals::default(), 0, 0.0);
         loader.for_each(epoch, &order, |batch| -> Result<(), TrainError> {
-            self.mutate(iteration, observer)?;
-            learning_rate = self.plan.learning_rate.at(&self.plan.progress(iteration));
-            totals.add(self.step(batch, iteration, learning_rate)?);
+            let planned = self.plan.planned(epoch, iteration, batches);
+            learning_rate = self.plan.learning_rate.at(&self.plan.progress(planned.start));
+            self.mutate(planned, observer)?;
+            totals.add(self.step(batch, learning_rate)?);
             iteration += 1;
             observer.step(&Step {
                 epoch: epoch + 1,
                 epochs: self.plan.epochs,
-                iteration: iteration - epoch * self.plan.per_epoch,
-                iterations: self.plan.per_epoch,
+                iteration,
+                iterations: batches,
                 examples: batch.labels.len(),
                 loss: totals.loss(),
                 accuracy: totals.accuracy(),
@@ -181,6 +194,7 @@ impl<'a> Run<'a> {
             });
             Ok(())
         })?;
+        self.sampling.end();
         let seconds = began.elapsed().as_secs_f64();
         let tested = evaluate(self.net, data, &data.test, recipe)?;
         let metrics = EpochMetrics {
@@ -193,6 +207,8 @@ impl<'a> Run<'a> {
             learning_rate,
             images_per_s: totals.examples as f64 / seconds.max(f64::MIN_POSITIVE),
             examples: totals.examples as u32,
+            removed: self.sampling.removed() as u32,
+            unforgettable: self.sampling.unforgettable().map(|count| count as u32),
         };
         self.metrics.push(metrics.clone());
         self.done += 1;
@@ -201,43 +217,56 @@ impl<'a> Run<'a> {
         Ok(metrics)
     }
 
-    /// Changes the masks if it is time.
-    fn mutate(&mut self, iteration: usize, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let progress = self.plan.progress(iteration);
-        if self.mutator.due(&progress) {
+    /// Changes the masks if it is time, once for all the iterations of the plan that the next one stands for.
+    fn mutate(&mut self, planned: Range<usize>, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let mut moments = planned.map(|iteration| self.plan.progress(iteration));
+        if let Some(progress) = moments.find(|progress| self.mutator.due(progress)) {
             let mutator = &mut self.mutator;
             let layers = with_parts(self.net, |manifest, arena| mutator.event(manifest, arena, &progress));
-            observer.mutation(iteration as u64, &layers);
+            observer.mutation(self.iterations as u64, &layers);
         }
         Ok(())
     }
 
     /// One iteration: forward, backward, update.
-    fn step(&mut self, batch: &Batch, iteration: usize, learning_rate: f64) -> Result<StepReport, TrainError> {
+    fn step(&mut self, batch: &Batch, learning_rate: f64) -> Result<StepReport, TrainError> {
         self.targets.load(self.net, batch)?;
         let (hyper, seed) = (self.net.manifest().io.hyper, self.net.manifest().io.seed);
         let arena = self.net.arena_mut();
-        let (rule, recipe, number) = (&self.plan.optimizer, self.recipe, iteration as u64);
+        let (rule, recipe, number) = (&self.plan.optimizer, self.recipe, self.iterations as u64);
         Hyper::write(arena.floats_mut(hyper), rule, learning_rate, recipe.weight_decay, recipe.clip_norm, number + 1);
         let words = [recipe.seed as u32, (recipe.seed >> 32) as u32, number as u32, (number >> 32) as u32];
         arena.words_mut(seed).copy_from_slice(&words);
         self.net.run(Phase::Train);
         let mut report = network::report(self.net);
         if !report.loss.is_finite() {
-            return Err(self.diverged(report.loss, iteration, learning_rate));
+            return Err(self.diverged(report.loss, learning_rate));
         }
-        if self.net.manifest().io.target.element == Element::F32 {
-            report.correct = hits(&network::output(self.net), &batch.labels);
-        }
+        report.correct = self.record(batch);
+        self.iterations += 1;
         Ok(report)
     }
 
-    fn diverged(&self, loss: f64, iteration: usize, learning_rate: f64) -> TrainError {
+    /// Tells the sampling which examples of the batch were right; their number.
+    fn record(&mut self, batch: &Batch) -> usize {
+        let io = &self.net.manifest().io;
+        let right: Vec<bool> = match io.target.element {
+            // Example i of a batch is lane i.
+            Element::U32 => self.net.arena().floats(io.correct)[..batch.labels.len()].iter().map(|&correct| correct != 0.0).collect(),
+            Element::F32 => right(&network::output(self.net), &batch.labels).collect(),
+        };
+        for (&example, &correct) in batch.examples.iter().zip(&right) {
+            self.sampling.record(example, correct);
+        }
+        right.into_iter().filter(|&right| right).count()
+    }
+
+    fn diverged(&self, loss: f64, learning_rate: f64) -> TrainError {
         let kept = match (self.checkpoint_path(), self.done) {
             (Some(path), done) if done > 0 => format!("{} keeps the state after epoch {done}", path.display()),
             _ => "no epoch was finished before".to_owned(),
         };
-        TrainError::Diverged { loss, epoch: self.done + 1, iteration: iteration as u64 + 1, learning_rate, kept }
+        TrainError::Diverged { loss, epoch: self.done + 1, iteration: self.iterations as u64 + 1, learning_rate, kept }
     }
 
     fn wall_s(&self) -> f64 {
@@ -249,10 +278,11 @@ impl<'a> Run<'a> {
         let position = Position {
             recipe: self.recipe,
             epoch: self.done,
-            iteration: (self.done * self.plan.per_epoch) as u64,
+            iteration: self.iterations as u64,
             data_hash: self.data_hash,
             wall_s: self.wall_s(),
             metrics: &self.metrics,
+            sampling: self.sampling.state(),
         };
         Checkpoint::capture(self.net.manifest(), self.net.arena(), position).write(&path)
     }

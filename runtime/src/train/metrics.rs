@@ -35,6 +35,13 @@ pub struct EpochMetrics {
     /// Training examples.
     #[prost(uint32, tag = "9")]
     pub examples: u32,
+    /// Examples of the training split that were left out.
+    #[prost(uint32, tag = "10")]
+    pub removed: u32,
+    /// Examples learned and never forgotten so far (with `sieve`, since the last change); `None` where that is not counted.
+    #[prost(uint32, optional, tag = "11")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unforgettable: Option<u32>,
 }
 
 /// What a training has come to; `metrics.json` is this.
@@ -46,6 +53,12 @@ pub struct FitReport {
     pub test_accuracy: f64,
     /// The best of all epochs.
     pub best_test_accuracy: f64,
+    /// Examples trained on, counted once an epoch.
+    pub examples_trained: u64,
+    /// Examples that the last epoch left out.
+    pub examples_removed: u32,
+    /// Share of the examples of all epochs that were left out.
+    pub examples_saved: f64,
     /// Bytes of the memory plan.
     pub planned_bytes: usize,
     /// Largest resident memory of the process, where the system tells it.
@@ -60,7 +73,12 @@ pub struct FitReport {
 impl FitReport {
     /// Sums up `epochs`.
     pub(super) fn new(epochs: &[EpochMetrics], planned_bytes: usize, wall_s: f64, finished: bool) -> Self {
+        let sum = |count: fn(&EpochMetrics) -> u32| epochs.iter().map(|epoch| u64::from(count(epoch))).sum::<u64>();
+        let (trained, removed) = (sum(|epoch| epoch.examples), sum(|epoch| epoch.removed));
         FitReport {
+            examples_trained: trained,
+            examples_removed: epochs.last().map_or(0, |epoch| epoch.removed),
+            examples_saved: removed as f64 / (trained + removed).max(1) as f64,
             test_accuracy: epochs.last().map_or(0.0, |epoch| epoch.test_accuracy),
             best_test_accuracy: epochs.iter().map(|epoch| epoch.test_accuracy).fold(0.0, f64::max),
             epochs: epochs.to_vec(),
@@ -81,12 +99,12 @@ impl FitReport {
 
     fn csv(&self) -> String {
         let mut text =
-            String::from("epoch,train_loss,train_accuracy,test_loss,test_accuracy,density,learning_rate,images_per_s,examples\n");
+            String::from("epoch,train_loss,train_accuracy,test_loss,test_accuracy,density,learning_rate,images_per_s,examples,removed\n");
         for e in &self.epochs {
             let losses = [e.train_loss, e.train_accuracy, e.test_loss, e.test_accuracy, e.density, e.learning_rate, e.images_per_s];
             let values = losses.map(|value| value.to_string()).join(",");
             // Writing to a string doesn't fail.
-            let _ = writeln!(text, "{},{values},{}", e.epoch, e.examples);
+            let _ = writeln!(text, "{},{values},{},{}", e.epoch, e.examples, e.removed);
         }
         text
     }
@@ -123,6 +141,9 @@ mod tests {
         report().write(folder.path()).unwrap();
         let text = std::fs::read_to_string(folder.path().join(METRICS_JSON)).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for key in ["examples_trained", "examples_removed", "examples_saved"] {
+            assert!(json[key].is_number(), "{key}");
+        }
         for key in ["epochs", "test_accuracy", "best_test_accuracy", "planned_bytes", "peak_rss_bytes", "wall_s"] {
             assert!(json.get(key).is_some(), "{key}");
         }
@@ -131,7 +152,7 @@ mod tests {
         }
         let csv = std::fs::read_to_string(folder.path().join(METRICS_CSV)).unwrap();
         let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
-        assert_eq!(columns, [9, 9, 9]);
+        assert_eq!(columns, [10, 10, 10]);
         assert!(csv.lines().nth(2).unwrap().starts_with("2,0.5,"), "{csv}");
     }
 

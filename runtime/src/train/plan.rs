@@ -3,6 +3,7 @@
 use crate::mutation::{MutationConfig, Progress};
 use crate::optim::{LearningRate, Optimizer, Schedule};
 use crate::recipe::{Recipe, RecipeError, ScheduleName, Span};
+use std::ops::Range;
 
 /// The length of a run and what changes over it.
 #[derive(Clone, Debug)]
@@ -28,6 +29,7 @@ impl Plan {
         recipe.validate()?;
         let per_epoch = examples.div_ceil(recipe.batch).max(1);
         recipe.validate_length(per_epoch)?;
+        recipe.validate_examples(examples)?;
         Ok(Plan {
             epochs: recipe.epochs,
             per_epoch,
@@ -41,6 +43,13 @@ impl Plan {
     pub fn progress(&self, iteration: usize) -> Progress {
         let iterations = self.epochs * self.per_epoch;
         Progress { epoch: iteration / self.per_epoch, epochs: self.epochs, iteration, iterations }
+    }
+
+    /// Iterations of the plan that iteration `iteration` of the `of` of epoch `epoch` stands for: itself, unless examples are left out.
+    /// Schedules are stated by epoch, so a shorter epoch passes through all that was planned for it, in larger steps.
+    pub fn planned(&self, epoch: usize, iteration: usize, of: usize) -> Range<usize> {
+        let at = |iteration: usize| epoch * self.per_epoch + iteration * self.per_epoch / of.max(1);
+        at(iteration)..at(iteration + 1)
     }
 }
 
@@ -73,6 +82,17 @@ mod tests {
         assert_eq!(plan.per_epoch, 23);
         let progress = plan.progress(24);
         assert_eq!((progress.epoch, progress.epochs, progress.iteration, progress.iterations), (1, 3, 24, 69));
+    }
+
+    #[test]
+    fn a_shorter_epoch_passes_through_the_whole_plan() {
+        let plan = Plan::new(&Recipe { batch: 64, epochs: 3, ..Recipe::default() }, 1437).unwrap();
+        for of in 1..=23 {
+            let spans: Vec<_> = (0..of).map(|iteration| plan.planned(2, iteration, of)).collect();
+            assert_eq!((spans[0].start, spans[of - 1].end), (46, 69), "{of}");
+            assert!(spans.windows(2).all(|pair| pair[0].end == pair[1].start) && spans.iter().all(|span| !span.is_empty()));
+        }
+        assert_eq!(plan.planned(1, 5, 23), 28..29);
     }
 
     #[test]

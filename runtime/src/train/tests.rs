@@ -115,6 +115,133 @@ fn an_interrupted_run_ends_in_the_same_bits() {
     }
 }
 
+/// Flags of runs that leave examples out.
+const FEWER: [&[(&str, &str)]; 4] = [
+    &[("remove-at", "2"), ("remove", "unforgettable"), ("policy", "mest-em")],
+    &[("remove-at", "1"), ("remove", "0.4"), ("policy", "mest-ems"), ("mutate-every", "7it")],
+    &[("sieve", "0.3"), ("policy", "static"), ("mutate-every", "1ep")],
+    &[("sieve", "0.6"), ("policy", "dense"), ("density", "1"), ("mutate-every", "40it")],
+];
+
+fn fewer(flags: &[(&'static str, &'static str)]) -> Recipe {
+    let base = [("data-efficiency", "forgetting"), ("epochs", "6"), ("policy", "mest-em")];
+    let base = base.into_iter().filter(|(key, _)| flags.iter().all(|(other, _)| other != key));
+    recipe(&base.chain(flags.iter().copied()).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_removal_shrinks_the_epochs_that_follow() {
+    let (data, recipe) = (digits(), fewer(FEWER[0]));
+    let all = data.train.len();
+    let (mut net, mut watch) = (Linear::new(Shape::DIGITS), Watch::default());
+    initialize(&mut net, &recipe).unwrap();
+    let report = fit(&mut net, &data, &recipe, None, false, &mut watch).unwrap();
+    let removed = report.epochs[1].unforgettable.expect("counted") as usize;
+    assert!(removed > all / 4 && removed < all, "{removed}");
+    for (epoch, metrics) in report.epochs.iter().enumerate() {
+        let out = if epoch < 2 { 0 } else { removed };
+        assert_eq!((metrics.examples as usize, metrics.removed as usize), (all - out, out), "epoch {epoch}");
+        let steps: Vec<&Step> = watch.steps.iter().filter(|step| step.epoch == epoch + 1).collect();
+        assert_eq!((steps.len(), steps[0].iterations), ((all - out).div_ceil(50), steps.len()));
+    }
+    assert_eq!(report.examples_trained as usize, 6 * all - 4 * removed);
+    assert_eq!(report.examples_removed as usize, removed);
+    assert!((report.examples_saved - 4.0 * removed as f64 / (6 * all) as f64).abs() < 1e-12);
+    assert!(report.test_accuracy > 0.7, "{report:?}");
+    // Every epoch has the learning rates of its epoch, however many steps it takes.
+    let whole = Plan::new(&recipe, all).unwrap();
+    for step in watch.steps.iter().filter(|step| step.iteration == 1) {
+        assert_eq!(step.learning_rate, whole.learning_rate.at(&whole.progress((step.epoch - 1) * whole.per_epoch)));
+    }
+}
+
+#[test]
+fn forgetting_events_are_those_of_the_steps() {
+    /// Learns to predict from a scripted network: what the log must count is known.
+    struct Scripted {
+        net: Linear,
+        batches: Vec<(Vec<u32>, Vec<f32>)>,
+    }
+    impl Network for Scripted {
+        fn manifest(&self) -> &crate::manifest::Manifest {
+            self.net.manifest()
+        }
+        fn arena(&self) -> &crate::arena::Arena {
+            self.net.arena()
+        }
+        fn arena_mut(&mut self) -> &mut crate::arena::Arena {
+            self.net.arena_mut()
+        }
+        fn run(&mut self, phase: crate::network::Phase) {
+            self.net.run(phase);
+            if phase == crate::network::Phase::Train {
+                let (io, arena) = (&self.net.manifest().io, self.net.arena());
+                let live = arena.floats(io.count)[0] as usize;
+                self.batches.push((arena.words(io.target)[..live].to_vec(), arena.floats(io.correct)[..live].to_vec()));
+            }
+        }
+    }
+    let (data, recipe) = (digits(), fewer(&[("remove-at", "5"), ("remove", "1"), ("lr", "1.5")]));
+    let folder = tempfile::tempdir().unwrap();
+    let mut net = Scripted { net: Linear::new(Shape::DIGITS), batches: Vec::new() };
+    let mut watch = Watch { stop_after: Some(4), ..Watch::default() };
+    fit(&mut net, &data, &recipe, Some(folder.path()), false, &mut watch).unwrap();
+    let mut log = crate::sampling::ForgettingLog::new(data.train.len());
+    let mut batches = net.batches.iter();
+    for epoch in 0..4 {
+        let order = crate::sampling::Sampling::order(&crate::sampling::Uniform::new(0..data.train.len() as u32, recipe.seed), epoch);
+        for examples in order.chunks(50) {
+            let (labels, correct) = batches.next().unwrap();
+            assert!(examples.iter().zip(labels).all(|(&example, &label)| data.train.labels[example as usize] == label));
+            examples.iter().zip(correct).for_each(|(&example, &correct)| log.record(example, correct != 0.0));
+        }
+    }
+    let kept = checkpoint::Checkpoint::read(&folder.path().join(CHECKPOINT)).unwrap().sampling.unwrap();
+    assert!(kept.log == log.bytes() && log.at_most(0) < log.at_most(3), "something was forgotten");
+}
+
+#[test]
+fn an_interrupted_run_leaves_the_same_examples_out() {
+    for flags in FEWER {
+        let recipe = fewer(flags);
+        let shape = if recipe.density() == 1.0 { Shape { density: 1.0, ..Shape::DIGITS } } else { Shape::DIGITS };
+        let folders: [tempfile::TempDir; 2] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+        let (whole, report) = train(shape, &recipe, folders[0].path(), &[]);
+        let (resumed, resumed_report) = train(shape, &recipe, folders[1].path(), &[1, 2, 4]);
+        assert!(whole == resumed, "{flags:?}: the state after resuming differs");
+        let kept = |report: &FitReport| report.epochs.iter().map(|epoch| (epoch.examples, epoch.unforgettable)).collect::<Vec<_>>();
+        assert_eq!(kept(&report), kept(&resumed_report));
+        assert!(report.epochs[5].removed > 0, "{flags:?}");
+        let [ours, theirs] = folders.map(|folder| checkpoint::Checkpoint::read(&folder.path().join(CHECKPOINT)).unwrap());
+        assert_eq!((ours.sampling, ours.iteration), (theirs.sampling, theirs.iteration));
+    }
+}
+
+#[test]
+fn mutations_by_iteration_come_as_often_in_shorter_epochs() {
+    let events = |flags: &[(&'static str, &'static str)]| {
+        let mut watch = Watch::default();
+        fit(&mut Linear::new(Shape::DIGITS), &digits(), &fewer(flags), None, false, &mut watch).unwrap();
+        watch.mutations.len()
+    };
+    let every = ("mutate-every", "7it");
+    assert_eq!(events(&[every, ("remove-at", "1"), ("remove", "0.4")]), events(&[every, ("remove-at", "1"), ("remove", "1")]));
+}
+
+#[test]
+fn a_checkpoint_without_its_log_is_refused() {
+    let (recipe, folder) = (fewer(FEWER[2]), tempfile::tempdir().unwrap());
+    let path = folder.path().join(CHECKPOINT);
+    let stop = || Watch { stop_after: Some(1), ..Watch::default() };
+    let resume = || fit(&mut Linear::new(Shape::DIGITS), &digits(), &recipe, Some(folder.path()), true, &mut stop());
+    resume().unwrap();
+    let mut damaged = checkpoint::Checkpoint::read(&path).unwrap();
+    damaged.sampling = None;
+    damaged.write(&path).unwrap();
+    let error = resume().unwrap_err().to_string();
+    assert!(error.contains("corrupted") && error.contains("forgetting events"), "{error}");
+}
+
 #[test]
 fn a_failure_within_an_epoch_loses_that_epoch_alone() {
     let (data, recipe, folder) = (digits(), recipe(&[]), tempfile::tempdir().unwrap());
@@ -189,6 +316,8 @@ fn what_does_not_fit_is_refused_before_the_first_step() {
     assert!(invalid.contains("lr = -1") && invalid.contains("momentum = 2"), "{invalid}");
     assert!(refuse(&recipe(&[]), Shape { inputs: 63, ..Shape::DIGITS }).contains("[63]"));
     assert!(refuse(&recipe(&[]), Shape { classes: 9, ..Shape::DIGITS }).contains("10 classes"));
+    let none_left = refuse(&recipe(&[("data-efficiency", "forgetting"), ("remove", "1400")]), Shape::DIGITS);
+    assert!(none_left.contains("remove = 1400") && none_left.contains("is 1388"), "{none_left}");
     assert!(refuse(&recipe(&[("batch", "64")]), Shape::DIGITS).contains("batches of 50"));
     assert!(refuse(&recipe(&[("normalize", "0,0:1,1")]), Shape::DIGITS).contains("normalize"));
 }

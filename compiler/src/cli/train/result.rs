@@ -28,12 +28,17 @@ pub(crate) fn print(net: &dyn Network, report: &FitReport, model: &Path, output:
     let mean = |value: fn(&mest_runtime::train::EpochMetrics) -> f64| {
         report.epochs.iter().map(value).sum::<f64>() / report.epochs.len().max(1) as f64
     };
+    let saved = match report.examples_saved {
+        0.0 => String::new(),
+        saved => format!("{}, {:.1} % of the run saved", count(u64::from(report.examples_removed)), saved * 100.0),
+    };
     let rows = [
         ("test accuracy", format!("{:.4}", report.test_accuracy)),
         ("best test accuracy", format!("{:.4}", report.best_test_accuracy)),
         ("train loss", last.map_or_else(|| "-".to_owned(), |epoch| format!("{:.4}", epoch.train_loss))),
         ("density of sparse layers", density),
         ("nnz of sparse layers", format!("{} of {}", count(live as u64), count(all as u64))),
+        ("examples left out", saved),
         ("planned peak memory", bytes(report.planned_bytes)),
         ("measured peak memory", report.peak_rss_bytes.map_or_else(|| "-".to_owned(), |peak| bytes(peak as usize))),
         ("images/s", format!("{:.0}", mean(|epoch| epoch.images_per_s))),
@@ -41,7 +46,7 @@ pub(crate) fn print(net: &dyn Network, report: &FitReport, model: &Path, output:
         ("model", model.display().to_string()),
     ];
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
-    for (name, value) in rows {
+    for (name, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
         table.row([name.to_owned(), value]);
     }
     output.text("\n")?;
