@@ -7,7 +7,7 @@ use crate::pipeline::Settings;
 use crate::program::lower::PeakDensity;
 use crate::trace::{LossKind, Trace};
 use mest_runtime::data::Dataset;
-use mest_runtime::recipe::{self, Recipe};
+use mest_runtime::recipe::{self, Distribution, Recipe};
 use mest_runtime::sparse::Scheme;
 use std::collections::BTreeMap;
 
@@ -38,6 +38,7 @@ pub fn of_recipe(recipe: &Recipe, data: Option<&Dataset>) -> Settings {
         clip_norm: recipe.clip_norm.is_some(),
         sparsity: SparsityRequest {
             density: recipe.density(),
+            distribution: recipe.distribution,
             scheme: recipe.scheme,
             layers: if dense { BTreeMap::new() } else { layers.collect() },
             masks: BTreeMap::new(),
@@ -60,7 +61,13 @@ pub fn of_trace(trace: &Trace, threads: usize) -> Settings {
         loss,
         optimizer: replay::optimizer(trace.optimizer.rule),
         clip_norm: false,
-        sparsity: SparsityRequest { density: 1.0, scheme: Scheme::Unstructured, layers: BTreeMap::new(), masks },
+        sparsity: SparsityRequest {
+            density: 1.0,
+            distribution: Distribution::Uniform,
+            scheme: Scheme::Unstructured,
+            layers: BTreeMap::new(),
+            masks,
+        },
         peak: PeakDensity::Budget,
         threads,
         metadata: vec![],

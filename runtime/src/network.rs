@@ -27,6 +27,14 @@ pub trait Network {
     fn run(&mut self, phase: Phase);
 }
 
+/// Lends description and memory at once: the arena leaves the network meanwhile.
+pub(crate) fn with_parts<T>(net: &mut dyn Network, act: impl FnOnce(&Manifest, &mut Arena) -> T) -> T {
+    let mut arena = std::mem::replace(net.arena_mut(), Arena::new(0));
+    let result = act(net.manifest(), &mut arena);
+    *net.arena_mut() = arena;
+    result
+}
+
 /// What a batch is to be answered with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target<'a> {

@@ -7,11 +7,11 @@ use crate::ir::{Graph, Shape, Value};
 use crate::op::Op;
 use crate::pass::annotate_sparsity::{LayerSparsity, SparsityTable};
 use mest_runtime::manifest::{Element, Manifest, Storage};
-use mest_runtime::mutation::{Mutator, Progress};
+use mest_runtime::mutation::{DenseGradients, Events, Mutator, Progress};
 use mest_runtime::network::{self, BatchError, Network, Phase, Target, UpdateRule};
 use mest_runtime::random::{Purpose, Stream};
 use mest_runtime::recipe::Recipe;
-use mest_runtime::sparse::state::{self, StateError};
+use mest_runtime::sparse::state::{self, InitialMasks, StateError};
 use mest_runtime::sparse::{Units, mask};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -205,7 +205,12 @@ impl<'a> Subject<'a> {
     /// A parameter's initial state does not fit.
     pub fn prepare(&self, net: &mut dyn Network) -> Result<(), MeasureError> {
         let manifest = net.manifest().clone();
-        state::initialize(&manifest, net.arena_mut(), &self.recipe.policy.0.initial_masks(), self.recipe.seed)?;
+        let masks = match self.recipe.policy.0.events() {
+            // What such a policy prunes to is measured, not what it begins with.
+            Events::Once => InitialMasks::Magnitude,
+            Events::Never | Events::Recurring => self.recipe.policy.0.initial_masks(),
+        };
+        state::initialize(&manifest, net.arena_mut(), &masks, self.recipe.seed)?;
         let batch = RandomBatch::of_manifest(&manifest, self.recipe.seed);
         network::load_batch(net, &batch.input, batch.target(), manifest.batch)?;
         network::load_step(net, &self.rule, self.recipe.seed, 1);
@@ -256,7 +261,10 @@ impl<'a> Subject<'a> {
         let epochs = self.recipe.epochs;
         let event = |epoch| {
             let start = Instant::now();
-            mutator.event(&manifest, net.arena_mut(), &Progress { epoch, epochs, iteration: epoch, iterations: epochs });
+            let progress = Progress { epoch, epochs, iteration: epoch, iterations: epochs };
+            let mut gradients = DenseGradients::default();
+            (0..mutator.gradient_batches(&progress)).for_each(|_| mutator.read_gradients(net, &mut gradients));
+            mutator.event(&manifest, net.arena_mut(), &progress, Some(&gradients));
             start.elapsed().as_secs_f64() * 1e3
         };
         // All in the first stage, where the most units move.

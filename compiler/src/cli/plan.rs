@@ -3,13 +3,14 @@
 use super::failure::Failure;
 use super::flags::RecipeFlags;
 use super::model;
-use super::output::{Align, Output, Table, bytes};
+use super::output::{Align, Output, Table, bytes, count};
+use crate::pipeline::Compiled;
 use crate::program::{Program, memory};
 use mest_runtime::network::Phase;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
-/// Shows the memory of a training run by class, and its peak by phase.
+/// Shows what every layer keeps, the memory of a training run by class, and its peak by phase.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  mestc plan model.onnx --sparsity 0.9 --batch 32")]
 pub(crate) struct Args {
@@ -25,7 +26,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let recipe = args.recipe.recipe(&Default::default())?;
     let compiled = model::compile(&model::import(&args.model)?, &recipe, None)?;
-    if args.json { output.json(&to_json(&compiled.program)) } else { print(&compiled.program, output) }
+    if args.json { output.json(&to_json(&compiled)) } else { print(&compiled, output) }
 }
 
 /// Bytes of the arena that a phase uses, and of all workers' scratch.
@@ -38,8 +39,19 @@ fn peaks(program: &Program) -> Vec<(&'static str, usize)> {
     program.schedules.iter().map(|schedule| (name(schedule.phase), memory::peak(&program.slots, schedule) + scratch)).collect()
 }
 
-fn to_json(program: &Program) -> Value {
+fn to_json(compiled: &Compiled) -> Value {
+    let program = &compiled.program;
     let manifest = &program.manifest;
+    let layers = compiled.sparsity.layers.iter().map(|layer| {
+        json!({
+            "name": layer.name,
+            "scheme": layer.scheme_name(),
+            "weights": layer.units.weights(),
+            "nnz": layer.nnz(),
+            "density": layer.nnz() as f64 / layer.units.weights() as f64,
+            "reason": layer.reason,
+        })
+    });
     let by_class: Map<String, Value> = manifest.plan.iter().map(|line| (line.class.to_string(), json!(line.bytes))).collect();
     let phases = peaks(program).into_iter().map(|(name, bytes)| json!({ "name": name, "peak_bytes": bytes }));
     json!({
@@ -49,6 +61,7 @@ fn to_json(program: &Program) -> Value {
         "by_class": by_class,
         "phases": phases.collect::<Vec<_>>(),
         "budget_bytes": null,
+        "layers": layers.collect::<Vec<_>>(),
         "batch": manifest.batch,
         "threads": manifest.threads,
     })
@@ -59,8 +72,32 @@ pub(crate) fn total(program: &Program) -> usize {
     program.manifest.arena_bytes + program.manifest.scratch_bytes * program.manifest.threads
 }
 
+/// What every layer keeps, at its budget, and of the sparse ones together.
+fn print_layers(compiled: &Compiled, output: &mut Output) -> Result<(), Failure> {
+    let numbers = [("weights", Align::Right), ("nnz", Align::Right), ("density", Align::Right)];
+    let mut table = Table::new(&[&[("layer", Align::Left), ("scheme", Align::Left)], &numbers[..], &[("", Align::Left)]].concat());
+    let mut row = |name: &str, scheme: String, weights: usize, nnz: usize, reason: &str| {
+        let density = format!("{:.4}", nnz as f64 / weights.max(1) as f64);
+        table.row([name.to_owned(), scheme, count(weights as u64), count(nnz as u64), density, reason.to_owned()]);
+    };
+    let (mut weights, mut nnz) = (0, 0);
+    for layer in &compiled.sparsity.layers {
+        row(&layer.name, layer.scheme_name(), layer.units.weights(), layer.nnz(), &layer.reason);
+        if layer.density.is_some() {
+            weights += layer.units.weights();
+            nnz += layer.nnz();
+        }
+    }
+    row("sparse layers", String::new(), weights, nnz, "");
+    output.heading("Layers")?;
+    output.table(&table)?;
+    output.text("\n")
+}
+
 /// Prints the plan as tables.
-pub(crate) fn print(program: &Program, output: &mut Output) -> Result<(), Failure> {
+pub(crate) fn print(compiled: &Compiled, output: &mut Output) -> Result<(), Failure> {
+    print_layers(compiled, output)?;
+    let program = &compiled.program;
     let manifest = &program.manifest;
     output.heading(format!("Memory of {}, batch {}, threads {}", manifest.name, manifest.batch, manifest.threads))?;
     let mut table = Table::new(&[("class", Align::Left), ("bytes", Align::Right), ("", Align::Right)]);

@@ -80,6 +80,7 @@ mod tests {
     use crate::ir::arbitrary::graphs;
     use crate::ir::text::parse;
     use crate::pass::annotate_sparsity::{SparsityRequest, annotate};
+    use mest_runtime::recipe::Distribution;
     use mest_runtime::sparse::Scheme;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -100,7 +101,11 @@ gradient %w = %w
         )
         .unwrap();
         let (layers, masks) = (BTreeMap::new(), BTreeMap::new());
-        let table = annotate(&graph, &SparsityRequest { density: 0.25, scheme: Scheme::Unstructured, layers, masks }).unwrap();
+        let table = annotate(
+            &graph,
+            &SparsityRequest { density: 0.25, distribution: Distribution::Uniform, scheme: Scheme::Unstructured, layers, masks },
+        )
+        .unwrap();
         let expected = r#"digraph "a \"model\"" {
   node [shape=box, fontname="monospace"];
   n0 [label="input 'x'\lx: [N, 8]\l", style=filled, fillcolor=lightgrey];

@@ -13,13 +13,17 @@
 //! - 1x1 convolutions, perhaps followed by batch normalization, on an Add whose other operand comes by a longer path from the value that
 //!   the convolution reads: projections on a shortcut.
 //!
+//! Where the distribution is Erdos-Renyi-Kernel, layers without a density of their own share what the model's density gives them.
+//!
 //! A request for one layer overrides these rules, and a given mask overrides everything. At density 1 a layer is dense. A dense layer is
 //! stored as blocks with every unit live, so that the same tiles compute it.
 
+use super::erk;
 use super::weight_view::{NoMatrix, View};
 use crate::ir::{Graph, NodeId, Value};
 use crate::op::Op;
 use mest_runtime::manifest::{Block, WeightMatrix};
+use mest_runtime::recipe::Distribution;
 use mest_runtime::sparse::scheme::SchemeError;
 use mest_runtime::sparse::{Scheme, Units};
 use std::collections::{BTreeMap, HashMap};
@@ -29,6 +33,8 @@ use std::collections::{BTreeMap, HashMap};
 pub struct SparsityRequest {
     /// Share of weights that sparse layers keep, in `(0, 1]`; 1 makes every layer dense.
     pub density: f64,
+    /// How the density is spread over the layers that have none of their own.
+    pub distribution: Distribution,
     /// What their masks keep or drop as one.
     pub scheme: Scheme,
     /// Requests for single layers, by the name of the parameter or of the node.
@@ -213,12 +219,22 @@ pub fn annotate(graph: &Graph, request: &SparsityRequest) -> Result<SparsityTabl
     let requests = requests(graph, &weights, request, &mut errors);
     let rules = Rules::of(graph);
     let mut table = SparsityTable::default();
+    let mut sharing = vec![];
     for weight in weights {
         let asked = requests.get(&weight.parameter).copied();
         match decide(graph, &rules, &weight, asked, request) {
-            Ok(layer) => table.layers.push(layer),
+            Ok(layer) => {
+                let own = asked.is_some_and(|(_, asked)| asked.density.is_some()) || request.masks.contains_key(&weight.name);
+                if layer.density.is_some() && !own {
+                    sharing.push(table.layers.len());
+                }
+                table.layers.push(layer);
+            }
             Err(error) => errors.push(error),
         }
+    }
+    if request.distribution == Distribution::Erk && errors.is_empty() {
+        share(graph, &mut table, &sharing, request.density);
     }
     if errors.is_empty() { Ok(table) } else { Err(errors) }
 }
@@ -500,6 +516,31 @@ fn decide(
     Ok(layer(weight, units, Some(density), units.budget(density), reason))
 }
 
+/// Spreads `density` over some layers of the table; those that get all their weights become dense.
+fn share(graph: &Graph, table: &mut SparsityTable, sharing: &[usize], density: f64) {
+    let extent = |&index: &usize| {
+        let LayerSparsity { units, users, .. } = &table.layers[index];
+        let matrix = &units.matrix;
+        // A linear layer has no kernel, not one of 1x1.
+        let is_linear = users.iter().any(|&user| matches!(graph.node(user).op, Op::Linear(_)));
+        let kernel = if is_linear { 0 } else { matrix.kernel_rows + matrix.kernel_width };
+        erk::Extent { units: *units, sum: matrix.inputs_per_group + matrix.outputs + kernel }
+    };
+    let live = erk::live_units(&sharing.iter().map(extent).collect::<Vec<_>>(), density);
+    for (&index, live) in sharing.iter().zip(live) {
+        let layer = &mut table.layers[index];
+        if live == layer.units.count() {
+            layer.units = Units::new(layer.units.matrix, dense_block(&layer.units.matrix));
+            layer.density = None;
+            layer.live = layer.units.count();
+            layer.reason = "its share of an Erdos-Renyi-Kernel distribution is all".to_owned();
+        } else {
+            layer.density = Some(live as f64 / layer.units.count() as f64);
+            layer.live = live;
+        }
+    }
+}
+
 fn layer(weight: &Weight, units: Units, density: Option<f64>, live: usize, reason: String) -> LayerSparsity {
     LayerSparsity { name: weight.name.clone(), parameter: weight.parameter, users: weight.users.clone(), units, density, live, reason }
 }
@@ -555,7 +596,8 @@ logits %y
     }
 
     fn request(density: f64) -> SparsityRequest {
-        SparsityRequest { density, scheme: Scheme::Unstructured, layers: BTreeMap::new(), masks: BTreeMap::new() }
+        let (distribution, scheme) = (Distribution::Uniform, Scheme::Unstructured);
+        SparsityRequest { density, distribution, scheme, layers: BTreeMap::new(), masks: BTreeMap::new() }
     }
 
     fn asked(layers: &[(&str, LayerRequest)]) -> SparsityRequest {
@@ -580,6 +622,26 @@ logits %y
         "d.w dense 72: depthwise kernels are dense",
         "fc.w dense 80: the last layer with weights is dense",
     ];
+
+    #[test]
+    fn erk_shares_the_density_among_layers_without_their_own() {
+        let graph = parse(RESIDUAL).unwrap();
+        let own = LayerRequest { density: Some(0.5), ..Default::default() };
+        let sparse = LayerRequest { dense: Some(false), ..Default::default() };
+        let erk = |layers: &[(&str, LayerRequest)]| {
+            let table = annotate(&graph, &SparsityRequest { distribution: Distribution::Erk, ..asked(layers) }).unwrap();
+            table.layers.into_iter().map(|layer| (layer.name.clone(), (layer.density, layer.nnz()))).collect::<BTreeMap<_, _>>()
+        };
+        // 288 and 64 weights, sums of extents 18 and 18: 88 live weights, 44 each.
+        let table = erk(&[]);
+        assert_eq!((table["a.w"], table["b.w"]), ((Some(44.0 / 288.0), 44), (Some(44.0 / 64.0), 44)));
+        assert_eq!(table["stem.w"].0, None, "dense by rule as ever");
+        // 80 weights of a linear layer, sum 18 without a kernel: 108 live weights, 36 each.
+        let with_classifier = erk(&[("fc.w", sparse.clone())]);
+        assert_eq!(["a.w", "b.w", "fc.w"].map(|name| with_classifier[name].1), [36, 36, 36]);
+        let table = erk(&[("a.w", own), ("s.w", sparse)]);
+        assert_eq!((table["a.w"].1, table["b.w"].1 + table["s.w"].1), (144, 24), "a.w keeps its own density");
+    }
 
     #[test]
     fn rules_of_a_residual_network() {

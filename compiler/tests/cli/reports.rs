@@ -56,7 +56,16 @@ fn plans_add_up_and_follow_the_recipe() {
     let dense = plan(&["--policy", "dense"]);
     assert!(dense["by_class"]["weights"].as_u64() > sparse["by_class"]["weights"].as_u64());
     assert!(plan(&["--optimizer", "adam"])["by_class"]["optimizer"].as_u64() > sparse["by_class"]["optimizer"].as_u64());
+    let nnz = |plan: &serde_json::Value| {
+        let layers = plan["layers"].as_array().unwrap().iter().filter(|layer| layer["scheme"] != "dense");
+        layers.map(|layer| layer["nnz"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let erk = plan(&["--sparsity", "0.9", "--distribution", "erk"]);
+    assert!(nnz(&erk) != nnz(&sparse), "{erk}");
+    assert!(nnz(&erk).iter().sum::<u64>().abs_diff(nnz(&sparse).iter().sum()) <= 1, "{erk} {sparse}");
+    assert!(plan(&["--policy", "snip"])["by_class"]["weights"].as_u64() >= dense["by_class"]["weights"].as_u64(), "dense to begin with");
     let table = succeed(folder.path(), &["plan", "mlp.onnx"]);
+    assert!(table.contains("sparse layers") && table.contains("nnz"), "{table}");
     assert!(table.contains("activations") && table.contains("evaluate"), "{table}");
 }
 

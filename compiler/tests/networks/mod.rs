@@ -1,6 +1,7 @@
 //! Small networks built node by node, for tests that compare engines.
 
 use mest_runtime::random::{Purpose, Stream};
+use mest_runtime::recipe::Distribution;
 use mest_runtime::sparse::Scheme;
 use mestc::ir::graph::Role;
 use mestc::ir::{Graph, Shape, Tensor, Value, ValueInfo};
@@ -49,7 +50,13 @@ impl Case {
 
     /// Sparsity as the masks say, everything else dense.
     pub(crate) fn request(&self) -> SparsityRequest {
-        SparsityRequest { density: 1.0, scheme: Scheme::Unstructured, layers: BTreeMap::new(), masks: self.masks.clone() }
+        SparsityRequest {
+            density: 1.0,
+            distribution: Distribution::Uniform,
+            scheme: Scheme::Unstructured,
+            layers: BTreeMap::new(),
+            masks: self.masks.clone(),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ pub struct MutationConfig {
     pub every: Option<Span>,
     /// When each stage after the first begins. Default: 9/16 and 12/16 of the run.
     pub stages: Option<Vec<Span>>,
-    /// Share of live weights dropped, one a stage, 0 in the last; read by mest-em. Default: 0.2 falling evenly to 0.
+    /// Share of live weights dropped, one a stage, 0 in the last; read by mest-em, set and rigl. Default: the policy's, falling evenly to 0.
     pub drop: Option<Vec<f64>>,
     /// Density grown to, one a stage, the budget in the last; read by mest-ems. Default: budget + min(0.05, budget), falling evenly to the budget.
     pub grow_to: Option<Vec<f64>>,
@@ -38,8 +38,6 @@ pub struct MutationError {
 
 /// Weight of the gradient term, unless given.
 const DEFAULT_LAMBDA: f64 = 0.01;
-/// Share dropped in the first stage, unless given.
-const DEFAULT_DROP: f64 = 0.2;
 /// Events a run, unless a period is given.
 const DEFAULT_EVENTS: usize = 32;
 /// Runs of fewer epochs count their periods in iterations.
@@ -52,7 +50,15 @@ const SAME_DENSITY: f64 = 1e-9;
 impl MutationConfig {
     /// `policy`, and defaults.
     pub fn new(policy: &'static dyn Policy) -> Self {
-        MutationConfig { policy, every: None, stages: None, drop: None, grow_to: None, decay: Decay::Step, lambda: DEFAULT_LAMBDA }
+        MutationConfig {
+            policy,
+            every: None,
+            stages: None,
+            drop: None,
+            grow_to: None,
+            decay: policy.default_decay(),
+            lambda: DEFAULT_LAMBDA,
+        }
     }
 
     /// The period, for a run of `epochs` epochs and `iterations` iterations.
@@ -82,7 +88,7 @@ impl MutationConfig {
             period: self.period(epochs, iterations),
             drop: match &self.drop {
                 Some(drop) => fitted(drop, 0.0),
-                None => (0..=last).map(|stage| DEFAULT_DROP * falling(stage, last)).collect(),
+                None => (0..=last).map(|stage| self.policy.default_drop() * falling(stage, last)).collect(),
             },
             grow_to: self.grow_to.as_ref().filter(|list| !list.is_empty()).map(|list| fitted(list, 1.0)),
             decay: self.decay,
@@ -94,7 +100,12 @@ impl MutationConfig {
         self.stages.clone().unwrap_or_else(|| DEFAULT_STAGES.to_vec())
     }
 
-    /// Largest density that a layer of budgeted density `target` ever has: what its capacity must hold.
+    /// Density that a layer of budgeted density `target` needs room for: the largest that it ever has, or that probing it takes.
+    pub fn capacity_density(&self, target: f64) -> f64 {
+        self.peak_density(target).max(self.policy.capacity(target))
+    }
+
+    /// Largest density that a layer of budgeted density `target` ever trains at.
     pub fn peak_density(&self, target: f64) -> f64 {
         // Stages and what they grow to do not depend on the length of the run.
         self.policy.density(target, self.schedule(1, 1).peak(target))

@@ -34,6 +34,12 @@ fn defaults_are_those_of_the_paper_at_its_length() {
         assert_eq!(config("dense").peak_density(target), 1.0);
     }
     assert_eq!(config("mest-ems").peak_density(0.97), 1.0, "never above all");
+    for (name, capacity) in [("mest-ems", 0.15), ("mest-em", 0.1), ("set", 0.1), ("rigl", 0.2), ("snip", 1.0), ("dense", 1.0)] {
+        assert!((config(name).capacity_density(0.1) - capacity).abs() < 1e-12, "{name}");
+    }
+    let rigl = config("rigl").schedule(160, 125_120);
+    assert_eq!(rigl.drop[0], 0.3);
+    assert!((rigl.intensity(0.1, &at(60, 160)).drop - 0.15).abs() < 1e-12 && rigl.intensity(0.1, &at(120, 160)).drop == 0.0);
 }
 
 #[test]
@@ -160,7 +166,7 @@ fn mistakes_name_key_and_nearest_value() {
 #[test]
 fn unknown_policies_list_the_known() {
     let error = policy("mest").expect_err("no such policy").to_string();
-    for name in ["mest-ems", "mest-em", "static", "static-random", "dense"] {
+    for name in ["mest-ems", "mest-em", "set", "rigl", "snip", "static", "static-random", "dense"] {
         assert!(error.contains(name), "{error}");
         assert_eq!(policy(name).map(|policy| policy.name()), Ok(name));
     }

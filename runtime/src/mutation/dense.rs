@@ -1,6 +1,6 @@
 //! No masks at all.
 
-use super::{Intensity, Policy, Update};
+use super::{Events, Intensity, Policy, Update};
 use crate::sparse::Units;
 use crate::sparse::state::InitialMasks;
 
@@ -17,8 +17,8 @@ impl Policy for Dense {
         InitialMasks::Magnitude
     }
 
-    fn mutates(&self) -> bool {
-        false
+    fn events(&self) -> Events {
+        Events::Never
     }
 
     fn update(&self, units: &Units, _budget: f64, _intensity: Intensity) -> Update {

@@ -1,6 +1,6 @@
 //! MEST+EM: elastic mutation within the memory budget.
 
-use super::{Intensity, Policy, Update};
+use super::{Events, Intensity, Policy, Update, exchange};
 use crate::sparse::Units;
 use crate::sparse::state::InitialMasks;
 
@@ -17,14 +17,12 @@ impl Policy for ElasticMutation {
         InitialMasks::Magnitude
     }
 
-    fn mutates(&self) -> bool {
-        true
+    fn events(&self) -> Events {
+        Events::Recurring
     }
 
     fn update(&self, units: &Units, budget: f64, intensity: Intensity) -> Update {
-        let budget = units.budget(budget);
-        let dropped = (intensity.drop * budget as f64).round() as usize;
-        Update { keep: budget.saturating_sub(dropped).max(1), grow_to: budget }
+        exchange(units, budget, intensity)
     }
 
     fn density(&self, budget: f64, _grown: f64) -> f64 {

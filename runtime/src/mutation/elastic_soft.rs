@@ -1,6 +1,6 @@
 //! MEST+EM&S: elastic mutation with a soft memory bound.
 
-use super::{Intensity, Policy, Update};
+use super::{Events, Intensity, Policy, Update};
 use crate::sparse::Units;
 use crate::sparse::state::InitialMasks;
 
@@ -18,8 +18,8 @@ impl Policy for ElasticMutationSoftBound {
         InitialMasks::Magnitude
     }
 
-    fn mutates(&self) -> bool {
-        true
+    fn events(&self) -> Events {
+        Events::Recurring
     }
 
     fn update(&self, units: &Units, budget: f64, intensity: Intensity) -> Update {

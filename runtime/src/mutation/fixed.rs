@@ -1,6 +1,6 @@
 //! Masks that never move: what mutation is compared with.
 
-use super::{Intensity, Policy, Update};
+use super::{Events, Intensity, Policy, Update};
 use crate::sparse::Units;
 use crate::sparse::state::InitialMasks;
 
@@ -20,8 +20,8 @@ impl Policy for Fixed {
         if self.random { InitialMasks::Random } else { InitialMasks::Magnitude }
     }
 
-    fn mutates(&self) -> bool {
-        false
+    fn events(&self) -> Events {
+        Events::Never
     }
 
     fn update(&self, units: &Units, budget: f64, _intensity: Intensity) -> Update {

@@ -1,5 +1,6 @@
 //! Mutation: how masks move while the weights train. MEST (Yuan et al., NeurIPS 2021) removes the least important weights, then grows dead
-//! ones at random; growth never looks at a gradient, so no dense gradient is ever needed.
+//! ones at random; growth never looks at a gradient, so no dense gradient is ever needed. What it is compared with stands beside it; policies that
+//! do look at gradients of dead weights have them from probing passes.
 //!
 //! A [`Policy`] says how many units a layer keeps and grows to; [`schedule`] says when, and how strongly; [`Mutator`] carries it out.
 
@@ -9,10 +10,15 @@ mod elastic;
 mod elastic_soft;
 mod fixed;
 mod mutator;
+mod probe;
+mod rigl;
 pub mod schedule;
+mod set;
+mod snip;
 
 pub use config::{MutationConfig, MutationError};
 pub use mutator::{LayerReport, Mutator};
+pub use probe::DenseGradients;
 pub use schedule::{Decay, Intensity, MutationSchedule, Span};
 
 use crate::sparse::Units;
@@ -41,6 +47,28 @@ pub struct Update {
     pub grow_to: usize,
 }
 
+/// When masks change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Events {
+    /// Never.
+    Never,
+    /// Before the first step alone.
+    Once,
+    /// Before the first step and from period to period.
+    Recurring,
+}
+
+/// What gradients of all weights, dead ones included, are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GradientUse {
+    /// They are not.
+    Unread,
+    /// Dead units of largest gradient grow.
+    Growth,
+    /// Units of largest |w g| stay.
+    Saliency,
+}
+
 /// How masks come about and change.
 pub trait Policy: Debug + Sync {
     /// Its name in recipes and on the command line.
@@ -49,20 +77,60 @@ pub trait Policy: Debug + Sync {
     /// The masks of the first step.
     fn initial_masks(&self) -> InitialMasks;
 
-    /// Whether masks change at all.
-    fn mutates(&self) -> bool;
+    /// When masks change.
+    fn events(&self) -> Events;
 
     /// What an event does to a layer of budgeted density `budget`.
     fn update(&self, units: &Units, budget: f64, intensity: Intensity) -> Update;
 
     /// Density that a layer of budgeted density `budget` has after an event whose schedule grows to `grown`.
     fn density(&self, budget: f64, grown: f64) -> f64;
+
+    /// Density that a layer of budgeted density `budget` needs room for, even if it never trains at it.
+    fn capacity(&self, budget: f64) -> f64 {
+        budget
+    }
+
+    /// What gradients of all weights are read for.
+    fn gradients(&self) -> GradientUse {
+        GradientUse::Unread
+    }
+
+    /// Weight of the first moment in the importance of a weight, where `asked` is the recipe's.
+    fn lambda(&self, asked: f64) -> f64 {
+        asked
+    }
+
+    /// Share of live weights dropped in the first stage, unless given.
+    fn default_drop(&self) -> f64 {
+        0.2
+    }
+
+    /// How the drop goes down, unless given.
+    fn default_decay(&self) -> Decay {
+        Decay::Step
+    }
+
+    /// Whether masks change while the weights train.
+    fn mutates(&self) -> bool {
+        self.events() == Events::Recurring
+    }
+}
+
+/// Drops a share of the live units and grows back to the budget: never a unit above it.
+fn exchange(units: &Units, budget: f64, intensity: Intensity) -> Update {
+    let budget = units.budget(budget);
+    let dropped = (intensity.drop * budget as f64).round() as usize;
+    Update { keep: budget.saturating_sub(dropped).max(1), grow_to: budget }
 }
 
 /// Every policy; the first is the default.
-pub static POLICIES: [&dyn Policy; 5] = [
+pub static POLICIES: [&dyn Policy; 8] = [
     &elastic_soft::ElasticMutationSoftBound,
     &elastic::ElasticMutation,
+    &set::SparseEvolution,
+    &rigl::RiggedLottery,
+    &snip::SingleShot,
     &fixed::Fixed { random: false },
     &fixed::Fixed { random: true },
     &dense::Dense,

@@ -18,7 +18,7 @@ fn config(name: &str) -> MutationConfig {
 /// Two sparse layers beside a dense one and a bias, initialised as the policy says.
 fn network(config: &MutationConfig, block: [usize; 2], density: f64, moments: usize, seed: u64) -> (Manifest, Arena) {
     let layer = |inputs, outputs| Geometry::three_by_three(inputs, outputs, block);
-    let peak = config.peak_density(density);
+    let peak = config.capacity_density(density);
     let (manifest, mut arena) = Builder::default()
         .convolution("stem.weight", layer(4, 8), None, 1.0, moments)
         .convolution(LAYERS[0], layer(8, 16), Some(density), peak, moments)
@@ -41,6 +41,16 @@ fn train(manifest: &Manifest, arena: &mut Arena, epoch: usize) {
             arena.floats_mut(*slot)[..live].iter_mut().for_each(|value| *value += draws.uniform() as f32 - 0.5);
         }
     }
+}
+
+/// Stands for gradients of all weights of both layers.
+fn gradients(manifest: &Manifest, epoch: usize) -> DenseGradients {
+    let of = |index: usize| {
+        let mut draws = Stream::of_item(98, Purpose::Synthetic, epoch as u64, index as u32);
+        let weights = manifest.parameters[index].dims.iter().product();
+        (index, (0..weights).map(|_| draws.uniform() as f32 - 0.5).collect())
+    };
+    DenseGradients { layers: vec![of(1), of(3)] }
 }
 
 struct Snapshot {
@@ -77,11 +87,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn elastic_mutation_keeps_its_promises(
-        soft: bool, wide: bool, moments in 0usize..3, density in 0.03f64..0.6, seed: u64,
+    fn recurring_events_keep_their_promises(
+        name in prop::sample::select(vec!["mest-em", "mest-ems", "set", "rigl"]), wide: bool, moments in 0usize..3, density in 0.03f64..0.6, seed: u64,
         decay in prop::sample::select(vec![Decay::Step, Decay::Cosine, Decay::Sigmoid])
     ) {
-        let config = MutationConfig { decay, ..config(if soft { "mest-ems" } else { "mest-em" }) };
+        let (soft, config) = (name == "mest-ems", MutationConfig { decay, ..config(name) });
         config.validate(density, EPOCHS, EPOCHS * 10).expect("defaults fit");
         let block = if wide { [4, 2] } else { [1, 1] };
         let (manifest, mut arena) = network(&config, block, density, moments, seed);
@@ -89,7 +99,7 @@ proptest! {
         for epoch in 0..EPOCHS {
             prop_assert!(mutator.due(&at(epoch)));
             let before: Vec<Snapshot> = (0..4).map(|index| snapshot(&manifest, &arena, index)).collect();
-            let reports = mutator.event(&manifest, &mut arena, &at(epoch));
+            let reports = mutator.event(&manifest, &mut arena, &at(epoch), Some(&gradients(&manifest, epoch)));
             prop_assert!(!mutator.due(&at(epoch)), "once an epoch");
             prop_assert_eq!(reports.iter().map(|report| report.name.as_str()).collect::<Vec<_>>(), LAYERS);
             let schedule = config.schedule(EPOCHS, EPOCHS * 10);
@@ -100,7 +110,7 @@ proptest! {
                 let budget = units.budget(density);
                 let expected = units.budget(config.density_at(density, &at(epoch)));
                 prop_assert_eq!(report.after, expected * units.elements());
-                prop_assert!(soft || expected == budget, "elastic mutation stays within the budget");
+                prop_assert!(soft || expected == budget, "only the soft bound leaves the budget");
                 prop_assert!(expected <= units.budget(config.peak_density(density)));
                 prop_assert!(schedule.stage(&at(epoch)) < 2 || expected == budget, "back at the budget in the last stage");
                 if !soft {
@@ -135,7 +145,7 @@ fn the_least_important_go_and_the_gradient_counts() {
             arena.floats_mut(parameter.moments[0])[position] = -(position as f32) / 100.0;
         }
         let before = state::mask(&manifest, &arena, 1);
-        Mutator::new(&manifest, config, 3).event(&manifest, &mut arena, &at(0));
+        Mutator::new(&manifest, config, 3).event(&manifest, &mut arena, &at(0), None);
         let values = state::read(&manifest, &arena, 1);
         let survived: Vec<bool> = before.iter().map(|&unit| values[unit as usize] != 0.0).collect();
         assert_eq!(survived.len(), live);
@@ -145,6 +155,56 @@ fn the_least_important_go_and_the_gradient_counts() {
     let kept = by_magnitude.iter().filter(|&&kept| kept).count();
     assert!(by_magnitude[..kept].iter().all(|&kept| kept) && kept == by_magnitude.len() / 2);
     assert!(by_both[by_both.len() - kept..].iter().all(|&kept| kept) && by_both.iter().filter(|&&kept| kept).count() == kept);
+}
+
+#[test]
+fn dead_weights_of_largest_gradient_grow() {
+    for block in [[1, 1], [4, 2]] {
+        let config = config("rigl");
+        let (manifest, mut arena) = network(&config, block, 0.2, 1, 3);
+        let (sums, before) = (gradients(&manifest, 0), state::mask(&manifest, &arena, 1));
+        let values = state::read(&manifest, &arena, 1);
+        Mutator::new(&manifest, config, 3).event(&manifest, &mut arena, &at(0), Some(&sums));
+        let Storage::Matrix { matrix, block, .. } = manifest.parameters[1].storage else { unreachable!("a weight") };
+        let units = Units::new(matrix, block);
+        let norm = |values: Vec<f32>| values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+        let magnitude = |unit: u32| norm(units.onnx_indices(unit).map(|element| values[element]).collect());
+        let steepness = |unit: u32| norm(sums.of(1)[unit as usize * units.elements()..][..units.elements()].to_vec());
+        let mut by_magnitude = before.clone();
+        by_magnitude.sort_by(|&a, &b| magnitude(b).total_cmp(&magnitude(a)));
+        let dropped = (0.3 * before.len() as f64).round() as usize;
+        let kept = &by_magnitude[..before.len() - dropped];
+        let mut dead: Vec<u32> = (0..units.count() as u32).filter(|unit| !kept.contains(unit)).collect();
+        dead.sort_by(|&a, &b| steepness(b).total_cmp(&steepness(a)));
+        let expected: BTreeSet<u32> = kept.iter().chain(&dead[..dropped]).copied().collect();
+        assert_eq!(snapshot(&manifest, &arena, 1).mask, expected);
+    }
+}
+
+#[test]
+fn the_gradient_term_is_elastic_mutations_alone() {
+    for (name, lambda) in [("mest-em", 0.5), ("mest-ems", 0.5), ("set", 0.0), ("rigl", 0.0)] {
+        assert_eq!(config(name).policy.lambda(0.5), lambda, "{name}");
+    }
+}
+
+#[test]
+fn a_single_shot_prunes_once_by_saliency() {
+    let config = config("snip");
+    let (manifest, mut arena) = network(&config, [1, 1], 0.1, 1, 3);
+    assert_eq!(state::density(&manifest, &arena), 1.0, "dense before the first step");
+    let (sums, values) = (gradients(&manifest, 0), state::read(&manifest, &arena, 3));
+    let mut mutator = Mutator::new(&manifest, config.clone(), 3);
+    assert!(mutator.due(&at(0)) && !mutator.due(&at(1)));
+    let reports = mutator.event(&manifest, &mut arena, &at(0), Some(&sums));
+    assert!(!mutator.due(&at(0)));
+    assert_eq!(reports.iter().map(|report| (report.grown, report.after)).collect::<Vec<_>>(), [(0, 115), (0, 230)]);
+    let saliency = |unit: u32| (values[unit as usize] * sums.of(3)[unit as usize]).abs();
+    let live = state::mask(&manifest, &arena, 3);
+    let least = live.iter().map(|&unit| saliency(unit)).fold(f32::INFINITY, f32::min);
+    let others = (0..values.len() as u32).filter(|unit| live.binary_search(unit).is_err());
+    assert!(others.map(saliency).all(|other| other <= least));
+    assert!(!Mutator::new(&manifest, config, 3).due(&at(5)), "a resumed run prunes no more");
 }
 
 #[test]
@@ -169,7 +229,7 @@ fn events_come_at_the_beginning_of_their_period() {
         for iteration in 0..160 {
             let progress = Progress { epoch: iteration / 10, epochs: 16, iteration, iterations: 160 };
             if mutator.due(&progress) {
-                mutator.event(&manifest, &mut arena, &progress);
+                mutator.event(&manifest, &mut arena, &progress, None);
                 events.push(iteration);
             }
         }
@@ -191,7 +251,7 @@ fn a_resumed_run_mutates_alike() {
                 mutator = Mutator::new(&manifest, config.clone(), 5);
             }
             if mutator.due(&at(epoch)) {
-                mutator.event(&manifest, &mut arena, &at(epoch));
+                mutator.event(&manifest, &mut arena, &at(epoch), None);
             }
             train(&manifest, &mut arena, epoch);
         }
@@ -209,20 +269,27 @@ fn fingerprint(manifest: &Manifest, arena: &Arena) -> u32 {
 /// The history of masks that a seed has always had: (epoch, dropped, grown, live, fingerprint) of both layers together.
 #[test]
 fn golden_history() {
-    let history = |name: &str| -> Vec<(usize, usize, usize, usize, u32)> {
+    let history = |name: &str, epochs: &[usize]| -> Vec<Event> {
         let config = config(name);
         let (manifest, mut arena) = network(&config, [1, 1], 0.1, 1, 42);
         let mut mutator = Mutator::new(&manifest, config, 42);
-        let mut event = |epoch: usize| {
-            let reports = mutator.event(&manifest, &mut arena, &at(epoch));
+        let mut event = |&epoch: &usize| {
+            let reports = mutator.event(&manifest, &mut arena, &at(epoch), Some(&gradients(&manifest, epoch)));
             train(&manifest, &mut arena, epoch);
             let sum = |field: fn(&LayerReport) -> usize| reports.iter().map(field).sum();
             (epoch, sum(|r| r.dropped), sum(|r| r.grown), sum(|r| r.after), fingerprint(&manifest, &arena))
         };
-        [0, 1, 8, 9, 11, 12, 15].map(&mut event).to_vec()
+        epochs.iter().map(&mut event).collect()
     };
-    assert_eq!(history("mest-em"), GOLDEN_ELASTIC);
-    assert_eq!(history("mest-ems"), GOLDEN_SOFT);
+    let initial = |name: &str| {
+        let (manifest, arena) = network(&config(name), [1, 1], 0.1, 1, 42);
+        fingerprint(&manifest, &arena)
+    };
+    let all = [0, 1, 8, 9, 11, 12, 15];
+    assert_eq!(history("mest-em", &all), GOLDEN_ELASTIC);
+    assert_eq!(history("mest-ems", &all), GOLDEN_SOFT);
+    let others = (history("set", &all), history("rigl", &all), history("snip", &[0]), ["static", "static-random"].map(initial));
+    assert_eq!(others, (GOLDEN_EVOLUTION.to_vec(), GOLDEN_LOTTERY.to_vec(), GOLDEN_SINGLE_SHOT.to_vec(), GOLDEN_FIXED));
 }
 
 type Event = (usize, usize, usize, usize, u32);
@@ -244,3 +311,23 @@ const GOLDEN_SOFT: [Event; 7] = [
     (12, 87, 0, 345, 2069237367),
     (15, 0, 0, 345, 2069237367),
 ];
+const GOLDEN_EVOLUTION: [Event; 7] = [
+    (0, 104, 104, 345, 2563567477),
+    (1, 102, 102, 345, 3041435385),
+    (8, 26, 26, 345, 1743221714),
+    (9, 15, 15, 345, 1773831999),
+    (11, 2, 2, 345, 4144832218),
+    (12, 0, 0, 345, 4144832218),
+    (15, 0, 0, 345, 4144832218),
+];
+const GOLDEN_LOTTERY: [Event; 7] = [
+    (0, 104, 104, 345, 1169673002),
+    (1, 102, 102, 345, 1686179734),
+    (8, 26, 26, 345, 689308193),
+    (9, 15, 15, 345, 3492504542),
+    (11, 2, 2, 345, 2186274728),
+    (12, 0, 0, 345, 2186274728),
+    (15, 0, 0, 345, 2186274728),
+];
+const GOLDEN_SINGLE_SHOT: [Event; 1] = [(0, 3111, 0, 345, 2031334485)];
+const GOLDEN_FIXED: [u32; 2] = [2069237367, 2740452642];

@@ -53,7 +53,7 @@ pub struct Recipe {
     /// Between mutations; the default is 1/32 of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mutate_every: Option<Span>,
-    /// Share of live weights dropped, by stage; the last is 0. For `mest-em`.
+    /// Share of live weights dropped, by stage; the last is 0. For `mest-em`, `set` and `rigl`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop: Option<List<f64>>,
     /// Density grown to, by stage; the last is the density itself. For `mest-ems`.
@@ -62,10 +62,11 @@ pub struct Recipe {
     /// When each stage after the first begins; the default is 9/16 and 12/16 of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stages: Option<List<Span>>,
-    /// Weight of the gradient beside the magnitude in the importance score.
+    /// Weight of the gradient beside the magnitude in the importance score; for `mest-em` and `mest-ems`.
     pub importance_lambda: f64,
-    /// How drop and growth go down.
-    pub decay: Decay,
+    /// How drop and growth go down; by default `step` for `mest-em` and `mest-ems`, `cosine` for `set` and `rigl`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay: Option<Decay>,
     /// How training does with fewer examples.
     pub data_efficiency: DataEfficiency,
     /// When examples are removed; the default is 7/16 of the run.
@@ -164,7 +165,7 @@ impl Default for Recipe {
             grow_to: None,
             stages: None,
             importance_lambda: 0.01,
-            decay: Decay::Step,
+            decay: None,
             data_efficiency: DataEfficiency::Off,
             remove_at: None,
             remove: None,
@@ -217,7 +218,7 @@ impl Recipe {
             stages: self.stages.as_ref().map(|stages| stages.to_vec()),
             drop: self.drop.as_ref().map(|drop| drop.to_vec()),
             grow_to: self.grow_to.as_ref().map(|grow_to| grow_to.to_vec()),
-            decay: self.decay,
+            decay: self.decay.unwrap_or_else(|| self.policy.0.default_decay()),
             lambda: self.importance_lambda,
         }
     }

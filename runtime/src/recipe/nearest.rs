@@ -1,8 +1,8 @@
 //! Finds what somebody probably meant.
 
-/// The candidate of smallest edit distance to `given`; the first one of several.
+/// The candidate of smallest edit distance to `given`, among those that begin with it if any do; the first one of several.
 pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    candidates.into_iter().min_by_key(|candidate| distance(given, candidate))
+    candidates.into_iter().min_by_key(|candidate| (!candidate.starts_with(given), distance(given, candidate)))
 }
 
 /// Insertions, deletions and replacements between two texts (Levenshtein); case counts as nothing.
@@ -34,6 +34,7 @@ mod tests {
     #[test]
     fn the_nearest_is_found() {
         assert_eq!(nearest("sparcity", ["density", "sparsity", "seed"]), Some("sparsity"));
+        assert_eq!(nearest("mest", ["set", "mest-ems", "mest-em"]), Some("mest-em"), "begun and not ended, though set is nearer");
         assert_eq!(nearest("x", []), None);
     }
 }

@@ -15,6 +15,8 @@ choice! {
     pub enum Distribution ("distribution") {
         /// The same density for each of them.
         Uniform = "uniform",
+        /// Erdos-Renyi-Kernel: denser where extents are small, the same number of live weights together.
+        Erk = "erk",
     }
 }
 

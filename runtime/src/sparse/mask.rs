@@ -121,6 +121,18 @@ pub fn keep_best(live: &[u32], scores: &[f64], keep: usize) -> Vec<u32> {
     ranked.into_iter().map(|position| live[position]).collect()
 }
 
+/// The units below `count` that are not in `live`, ascending.
+pub fn dead(live: &[u32], count: usize) -> Vec<u32> {
+    let mut dead = Vec::with_capacity(count - live.len());
+    let mut next = 0;
+    for &unit in live {
+        dead.extend(next..unit);
+        next = unit + 1;
+    }
+    dead.extend(next..count as u32);
+    dead
+}
+
 /// `grow` of the units below `count` that are not in `live`, every subset equally likely (all of them if fewer are dead), ascending.
 ///
 /// Floyd's algorithm over ranks among the dead: one draw a unit, whatever the density, and one bit of memory a dead unit.
@@ -260,6 +272,7 @@ mod tests {
             prop_assert!(merged.windows(2).all(|pair| pair[0] < pair[1]));
             prop_assert_eq!(merged.len(), live.len() + grown.len());
             prop_assert!(merged.iter().all(|&unit| unit < 300));
+            prop_assert_eq!(union(&live, &dead(&live, 300)), (0..300).collect::<Vec<_>>());
         }
 
         #[test]

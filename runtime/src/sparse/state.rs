@@ -15,6 +15,8 @@ pub enum InitialMasks {
     Magnitude,
     /// Units drawn uniformly.
     Random,
+    /// Every unit, whatever the budget.
+    All,
     /// By parameter name: whether each element, in ONNX order, is live. Parameters that are not named are masked by magnitude.
     Given(BTreeMap<String, Vec<bool>>),
 }
@@ -169,7 +171,7 @@ fn initial_mask(parameter: &Parameter, index: usize, dense: &[f32], masks: &Init
         return Ok(live);
     }
     let all: Vec<u32> = (0..units.count() as u32).collect();
-    let Some(density) = density else { return Ok(all) };
+    let Some(density) = density.filter(|_| *masks != InitialMasks::All) else { return Ok(all) };
     let budget = units.budget(density);
     if *masks == InitialMasks::Random {
         let mut stream = Stream::of_item(seed, Purpose::InitialMask, 0, index as u32);

@@ -33,6 +33,20 @@ pub enum TrainError {
     /// A state that doesn't fit the network.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A network without room for what the policy needs.
+    #[error(
+        "policy = {policy}: parameter `{name}` has room for {capacity} live units, {needed} are needed; compile the network with the same recipe"
+    )]
+    Capacity {
+        /// The recipe's.
+        policy: &'static str,
+        /// The parameter.
+        name: String,
+        /// Live units that fit.
+        capacity: usize,
+        /// Live units that gradients are measured with.
+        needed: usize,
+    },
     /// The loss is no number any more.
     #[error(
         "the loss is {loss} in epoch {epoch}, iteration {iteration}, at a learning rate of {learning_rate}: lower lr, or add warmup = 5 or \

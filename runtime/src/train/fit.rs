@@ -3,14 +3,14 @@
 use super::checkpoint::{Checkpoint, CheckpointError, Position};
 use super::evaluate::{Targets, check_fit, evaluate, right};
 use super::{CHECKPOINT, EpochMetrics, FitReport, Observer, Plan, Step, TrainError};
-use crate::arena::Arena;
 use crate::data::{Dataset, loader::Batch, loader::Loader};
-use crate::manifest::{Element, Manifest};
-use crate::mutation::Mutator;
-use crate::network::{self, Network, Phase, StepReport};
+use crate::manifest::{Element, Manifest, Storage};
+use crate::mutation::{DenseGradients, GradientUse, Mutator};
+use crate::network::{self, Network, Phase, StepReport, with_parts};
 use crate::optim::Hyper;
 use crate::recipe::Recipe;
 use crate::sampling::{Sampling, Selective, Uniform};
+use crate::sparse::Units;
 use crate::sparse::state::{self, StateError};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -62,15 +62,8 @@ pub fn check(net: &dyn Network, data: &Dataset, recipe: &Recipe) -> Result<Plan,
     let plan = Plan::new(recipe, data.train.len()).map_err(TrainError::Recipe)?;
     check_fit(net, data)?;
     check_data(net.manifest(), data, recipe)?;
+    check_capacity(net.manifest(), &plan)?;
     Ok(plan)
-}
-
-/// Lends description and memory at once: the arena leaves the network meanwhile.
-fn with_parts<T>(net: &mut dyn Network, act: impl FnOnce(&Manifest, &mut Arena) -> T) -> T {
-    let mut arena = std::mem::replace(net.arena_mut(), Arena::new(0));
-    let result = act(net.manifest(), &mut arena);
-    *net.arena_mut() = arena;
-    result
 }
 
 /// Sums over the examples of an epoch, in their order.
@@ -179,7 +172,7 @@ impl<'a> Run<'a> {
         loader.for_each(epoch, &order, |batch| -> Result<(), TrainError> {
             let planned = self.plan.planned(epoch, iteration, batches);
             learning_rate = self.plan.learning_rate.at(&self.plan.progress(planned.start));
-            self.mutate(planned, observer)?;
+            self.mutate(planned, &loader, epoch, &order[iteration * recipe.batch..], observer)?;
             totals.add(self.step(batch, learning_rate)?);
             iteration += 1;
             observer.step(&Step {
@@ -217,19 +210,46 @@ impl<'a> Run<'a> {
         Ok(metrics)
     }
 
-    /// Changes the masks if it is time, once for all the iterations of the plan that the next one stands for.
-    fn mutate(&mut self, planned: Range<usize>, observer: &mut dyn Observer) -> Result<(), TrainError> {
+    /// Changes the masks if it is time, once for all the iterations of the plan that the next one stands for. `order` is what the
+    /// epoch has still to come.
+    fn mutate(
+        &mut self,
+        planned: Range<usize>,
+        loader: &Loader<'_>,
+        epoch: usize,
+        order: &[u32],
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
         let mut moments = planned.map(|iteration| self.plan.progress(iteration));
         if let Some(progress) = moments.find(|progress| self.mutator.due(progress)) {
+            let batches = self.mutator.gradient_batches(&progress);
+            let gradients = self.dense_gradients(loader, epoch, order, batches)?;
             let mutator = &mut self.mutator;
-            let layers = with_parts(self.net, |manifest, arena| mutator.event(manifest, arena, &progress));
+            let layers = with_parts(self.net, |manifest, arena| mutator.event(manifest, arena, &progress, gradients.as_ref()));
             observer.mutation(self.iterations as u64, &layers);
         }
         Ok(())
     }
 
-    /// One iteration: forward, backward, update.
-    fn step(&mut self, batch: &Batch, learning_rate: f64) -> Result<StepReport, TrainError> {
+    /// Gradients of all weights on the next `batches` batches, if there are to be any.
+    fn dense_gradients(
+        &mut self,
+        loader: &Loader<'_>,
+        epoch: usize,
+        order: &[u32],
+        batches: usize,
+    ) -> Result<Option<DenseGradients>, TrainError> {
+        let (mut sums, mut batch) = (DenseGradients::default(), Batch::default());
+        for examples in order.chunks(self.recipe.batch).take(batches) {
+            loader.fill(epoch, examples, &mut batch);
+            self.load(&batch, 0.0)?;
+            self.mutator.read_gradients(self.net, &mut sums);
+        }
+        Ok((batches > 0).then_some(sums))
+    }
+
+    /// Hands the network a batch and what its step takes besides.
+    fn load(&mut self, batch: &Batch, learning_rate: f64) -> Result<(), TrainError> {
         self.targets.load(self.net, batch)?;
         let (hyper, seed) = (self.net.manifest().io.hyper, self.net.manifest().io.seed);
         let arena = self.net.arena_mut();
@@ -237,6 +257,12 @@ impl<'a> Run<'a> {
         Hyper::write(arena.floats_mut(hyper), rule, learning_rate, recipe.weight_decay, recipe.clip_norm, number + 1);
         let words = [recipe.seed as u32, (recipe.seed >> 32) as u32, number as u32, (number >> 32) as u32];
         arena.words_mut(seed).copy_from_slice(&words);
+        Ok(())
+    }
+
+    /// One iteration: forward, backward, update.
+    fn step(&mut self, batch: &Batch, learning_rate: f64) -> Result<StepReport, TrainError> {
+        self.load(batch, learning_rate)?;
         self.net.run(Phase::Train);
         let mut report = network::report(self.net);
         if !report.loss.is_finite() {
@@ -307,6 +333,22 @@ fn check_data(manifest: &Manifest, data: &Dataset, recipe: &Recipe) -> Result<()
     if manifest.batch != recipe.batch {
         let why = format!("the network was compiled for batches of {}, the recipe says batch = {}", manifest.batch, recipe.batch);
         return unfit(why, "compile it with the same recipe");
+    }
+    Ok(())
+}
+
+/// Whether there is room for what a policy that reads gradients of dead weights makes live meanwhile.
+fn check_capacity(manifest: &Manifest, plan: &Plan) -> Result<(), TrainError> {
+    if plan.mutation.policy.gradients() == GradientUse::Unread {
+        return Ok(());
+    }
+    for parameter in manifest.parameters.iter() {
+        let Storage::Matrix { matrix, block, capacity, density: Some(budget), .. } = parameter.storage else { continue };
+        let needed = Units::new(matrix, block).budget(plan.mutation.capacity_density(budget));
+        if capacity < needed {
+            let (policy, name) = (plan.mutation.policy.name(), parameter.name.to_string());
+            return Err(TrainError::Capacity { policy, name, capacity, needed });
+        }
     }
     Ok(())
 }

@@ -30,4 +30,6 @@ pub const METRICS_JSON: &str = "metrics.json";
 #[cfg(test)]
 mod mock;
 #[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 mod tests;

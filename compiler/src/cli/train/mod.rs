@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     run_dir::prepare(&job.folder, job.existing)?;
     job.run.write(&job.folder)?;
     if !args.json {
-        plan::print(&compiled.program, output)?;
+        plan::print(&compiled, output)?;
         output.line(format!("\nrun {}", job.folder.display()))?;
     }
     train::initialize(&mut *net, &job.run.recipe).map_err(Failure::refused)?;

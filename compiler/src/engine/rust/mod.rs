@@ -39,8 +39,8 @@ pub struct EmitOptions {
     pub made_by: String,
     /// The update rule of the steps; their learning rate can be changed between them.
     pub rule: UpdateRule,
-    /// Whether training starts from random masks, not from the units of largest magnitude.
-    pub random_masks: bool,
+    /// The masks that training starts from; [`InitialMasks::Given`] counts as [`InitialMasks::Magnitude`].
+    pub initial_masks: InitialMasks,
     /// What the network is trained with; `Net::recipe` gives it to [`mest_runtime::train::fit`].
     pub recipe: Recipe,
 }
@@ -59,7 +59,7 @@ impl EmitOptions {
                 weight_decay: recipe.weight_decay,
                 max_norm: recipe.clip_norm,
             },
-            random_masks: recipe.policy.0.initial_masks() == InitialMasks::Random,
+            initial_masks: recipe.policy.0.initial_masks(),
             recipe: recipe.clone(),
         }
     }
@@ -178,8 +178,11 @@ fn fma(program: &Program) -> TokenStream {
 
 /// `recipe`, `new` and `with`.
 fn constructors(options: &EmitOptions) -> TokenStream {
-    let (masks, how) =
-        if options.random_masks { ("Random", "random masks") } else { ("Magnitude", "the weights of largest magnitude live") };
+    let (masks, how) = match options.initial_masks {
+        InitialMasks::Random => ("Random", "random masks"),
+        InitialMasks::All => ("All", "every weight live until `train::fit` prunes"),
+        InitialMasks::Magnitude | InitialMasks::Given(_) => ("Magnitude", "the weights of largest magnitude live"),
+    };
     let (masks, rule) = (format_ident!("{masks}"), rule(&options.rule));
     let doc = format!(" The network at the start of its training: the model's values, {how}.");
     quote! {

@@ -18,7 +18,7 @@ fn options() -> EmitOptions {
             weight_decay: 1e-4,
             max_norm: Some(1.0),
         },
-        random_masks: false,
+        initial_masks: InitialMasks::Magnitude,
         recipe: Recipe::default(),
     }
 }

@@ -93,7 +93,7 @@ impl Lowering<'_> {
             };
             let matrix = sparsity.of_parameter(id).map(|layer| {
                 let peak = match (&self.options.peak, layer.density) {
-                    (PeakDensity::Mutation(config), Some(density)) => layer.units.budget(config.peak_density(density)),
+                    (PeakDensity::Mutation(config), Some(density)) => layer.units.budget(config.capacity_density(density)),
                     _ => 0,
                 };
                 let capacity = layer.live.max(peak);

@@ -1,0 +1,161 @@
+//! Trainings under every policy.
+
+use super::mock::{Linear, Shape};
+use super::*;
+use crate::arena::Arena;
+use crate::data::{Dataset, loader::Batch, loader::Loader};
+use crate::manifest::Manifest;
+use crate::mutation::{DenseGradients, LayerReport, Mutator, POLICIES};
+use crate::network::{self, Network, Phase, Target, UpdateRule};
+use crate::recipe::Recipe;
+use crate::sampling::{Sampling, Uniform};
+use crate::sparse::{mask, state};
+use std::ops::ControlFlow;
+
+fn recipe(policy: &str) -> Recipe {
+    let density = if policy == "dense" { "1" } else { "0.3" };
+    let flags = [("batch", "50"), ("epochs", "8"), ("density", density), ("lr", "0.1"), ("seed", "3"), ("policy", policy)];
+    Recipe::default().with(flags).unwrap()
+}
+
+/// Sparse enough that dead weights take several passes to probe.
+fn shape(policy: &str) -> Shape {
+    match policy {
+        "snip" => Shape { density: 0.5, ..Shape::DIGITS },
+        "dense" => Shape { density: 1.0, ..Shape::DIGITS },
+        _ => Shape { density: 0.3, ..Shape::DIGITS },
+    }
+}
+
+fn initialized(recipe: &Recipe) -> Linear {
+    let mut net = Linear::new(shape(recipe.policy.0.name()));
+    initialize(&mut net, recipe).unwrap();
+    net
+}
+
+fn parts<T>(net: &mut Linear, act: impl FnOnce(&Manifest, &mut Arena) -> T) -> T {
+    network::with_parts(net, act)
+}
+
+/// Hands `net` batch `number` of epoch 0, at learning rate 0.
+fn load(net: &mut Linear, data: &Dataset, recipe: &Recipe, number: usize) {
+    let loader = Loader::new(data, &data.train, 50, recipe.normalization(data), recipe.augmentations(data), recipe.seed).unwrap();
+    let (order, mut batch) = (Uniform::new(0..data.train.len() as u32, recipe.seed).order(0), Batch::default());
+    loader.fill(0, &order[number * 50..][..50], &mut batch);
+    network::load_batch(net, &batch.input, Target::Labels(&batch.labels), 50).unwrap();
+    let rule = UpdateRule { optimizer: recipe.update_rule(), learning_rate: 0.0, weight_decay: 1e-4, max_norm: None };
+    network::load_step(net, &rule, recipe.seed, 1);
+}
+
+#[derive(Default)]
+struct Events {
+    stop_after: Option<usize>,
+    seen: Vec<(u64, Vec<LayerReport>)>,
+}
+
+impl Observer for Events {
+    fn mutation(&mut self, iteration: u64, layers: &[LayerReport]) {
+        self.seen.push((iteration, layers.to_vec()));
+    }
+
+    fn epoch(&mut self, metrics: &EpochMetrics) -> ControlFlow<()> {
+        if self.stop_after == Some(metrics.epoch as usize) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+#[test]
+fn every_policy_learns_within_its_budget() {
+    let data = Dataset::load("digits").unwrap();
+    for policy in POLICIES {
+        let recipe = recipe(policy.name());
+        let (mut net, mut events) = (initialized(&recipe), Events::default());
+        let report = fit(&mut net, &data, &recipe, None, false, &mut events).unwrap();
+        let density = shape(policy.name()).density;
+        assert!(report.test_accuracy > 0.7, "{}: {}", policy.name(), report.test_accuracy);
+        assert!((report.epochs[7].density - density).abs() < 1e-3, "{}: {report:?}", policy.name());
+        let expected = match policy.name() {
+            "static" | "static-random" | "dense" => 0,
+            "snip" => 1,
+            _ => 8,
+        };
+        assert_eq!(events.seen.len(), expected, "{}", policy.name());
+    }
+}
+
+#[test]
+fn every_policy_survives_an_interruption() {
+    let data = Dataset::load("digits").unwrap();
+    for policy in POLICIES {
+        let recipe = recipe(policy.name());
+        let run = |stops: &[usize]| {
+            let folder = tempfile::tempdir().unwrap();
+            for &stop in stops {
+                let mut events = Events { stop_after: Some(stop), ..Events::default() };
+                fit(&mut initialized(&recipe), &data, &recipe, Some(folder.path()), true, &mut events).unwrap();
+            }
+            let mut net = initialized(&recipe);
+            fit(&mut net, &data, &recipe, Some(folder.path()), true, &mut ()).unwrap();
+            net.state()
+        };
+        assert!(run(&[]) == run(&[1, 2, 5]), "{}", policy.name());
+    }
+}
+
+#[test]
+fn probed_gradients_are_those_of_the_dense_network() {
+    let (data, recipe) = (Dataset::load("digits").unwrap(), recipe("rigl"));
+    let mut net = initialized(&recipe);
+    fit(&mut net, &data, &recipe, None, false, &mut ()).unwrap();
+    let (before, mut sums) = (net.state(), DenseGradients::default());
+    let mutator = Mutator::new(net.manifest(), recipe.mutation(), recipe.seed);
+    for batch in 0..2 {
+        load(&mut net, &data, &recipe, batch);
+        mutator.read_gradients(&mut net, &mut sums);
+    }
+    assert!(net.state() == before, "probing leaves no trace");
+    let trained = net.trained;
+
+    let mut dense = Linear::new(Shape { density: 1.0, ..Shape::DIGITS });
+    let mut expected = vec![0.0; 640];
+    for batch in 0..2 {
+        for parameter in 0..2 {
+            let values = state::read(net.manifest(), net.arena(), parameter);
+            parts(&mut dense, |manifest, arena| state::write(manifest, arena, parameter, &values)).unwrap();
+        }
+        load(&mut dense, &data, &recipe, batch);
+        dense.run(Phase::Train);
+        let gradient = state::read_gradient(dense.manifest(), dense.arena(), 0).unwrap();
+        expected.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value);
+    }
+    assert_eq!(sums.of(0), expected);
+    // 192 live units in room for 384: 448 dead ones take three passes, after 8 epochs of 29 steps and the 6 events that drop something.
+    assert_eq!(trained - 8 * 29, (6 + 2) * 3);
+}
+
+#[test]
+fn a_single_shot_keeps_the_most_salient_of_a_few_batches() {
+    let (data, recipe) = (Dataset::load("digits").unwrap(), recipe("snip"));
+    let mut dense = initialized(&recipe);
+    let weights = state::read(dense.manifest(), dense.arena(), 0);
+    let mut sums = vec![0.0f32; weights.len()];
+    for batch in 0..4 {
+        load(&mut dense, &data, &recipe, batch);
+        dense.run(Phase::Train);
+        let gradient = state::read_gradient(dense.manifest(), dense.arena(), 0).unwrap();
+        sums.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value);
+    }
+    let saliency: Vec<f64> = weights.iter().zip(&sums).map(|(weight, gradient)| f64::from((weight * gradient).abs())).collect();
+    let expected = mask::keep_best(&(0..640).collect::<Vec<_>>(), &saliency, 320);
+    let mut net = initialized(&recipe);
+    fit(&mut net, &data, &recipe, None, false, &mut Events { stop_after: Some(1), ..Events::default() }).unwrap();
+    assert_eq!(state::mask(net.manifest(), net.arena(), 0), expected);
+}
+
+#[test]
+fn a_network_without_room_for_gradients_is_refused() {
+    let data = Dataset::load("digits").unwrap();
+    let error = fit(&mut Linear::new(shape("set")), &data, &recipe("snip"), None, false, &mut ()).unwrap_err();
+    assert!(error.is_refusal());
+    let text = error.to_string();
+    assert!(text.contains("policy = snip") && text.contains("`fc.weight` has room for 384 live units, 640 are needed"), "{text}");
+}
