@@ -234,7 +234,7 @@ pub fn annotate(graph: &Graph, request: &SparsityRequest) -> Result<SparsityTabl
         }
     }
     if request.distribution == Distribution::Erk && errors.is_empty() {
-        share(graph, &mut table, &sharing, request.density);
+        erk::share(graph, &mut table, &sharing, request.density);
     }
     if errors.is_empty() { Ok(table) } else { Err(errors) }
 }
@@ -516,37 +516,12 @@ fn decide(
     Ok(layer(weight, units, Some(density), units.budget(density), reason))
 }
 
-/// Spreads `density` over some layers of the table; those that get all their weights become dense.
-fn share(graph: &Graph, table: &mut SparsityTable, sharing: &[usize], density: f64) {
-    let extent = |&index: &usize| {
-        let LayerSparsity { units, users, .. } = &table.layers[index];
-        let matrix = &units.matrix;
-        // A linear layer has no kernel, not one of 1x1.
-        let is_linear = users.iter().any(|&user| matches!(graph.node(user).op, Op::Linear(_)));
-        let kernel = if is_linear { 0 } else { matrix.kernel_rows + matrix.kernel_width };
-        erk::Extent { units: *units, sum: matrix.inputs_per_group + matrix.outputs + kernel }
-    };
-    let live = erk::live_units(&sharing.iter().map(extent).collect::<Vec<_>>(), density);
-    for (&index, live) in sharing.iter().zip(live) {
-        let layer = &mut table.layers[index];
-        if live == layer.units.count() {
-            layer.units = Units::new(layer.units.matrix, dense_block(&layer.units.matrix));
-            layer.density = None;
-            layer.live = layer.units.count();
-            layer.reason = "its share of an Erdos-Renyi-Kernel distribution is all".to_owned();
-        } else {
-            layer.density = Some(live as f64 / layer.units.count() as f64);
-            layer.live = live;
-        }
-    }
-}
-
 fn layer(weight: &Weight, units: Units, density: Option<f64>, live: usize, reason: String) -> LayerSparsity {
     LayerSparsity { name: weight.name.clone(), parameter: weight.parameter, users: weight.users.clone(), units, density, live, reason }
 }
 
 /// The tallest block of outputs, up to 4, that divides a group: what the tiles compute a dense layer with.
-fn dense_block(matrix: &WeightMatrix) -> Block {
+pub(super) fn dense_block(matrix: &WeightMatrix) -> Block {
     let outputs = matrix.outputs / matrix.groups.max(1);
     let rows = [4, 2].into_iter().find(|&rows| outputs.is_multiple_of(rows)).unwrap_or(1);
     Block { rows, columns: 1 }

@@ -2,20 +2,48 @@
 //!
 //! A layer's density is in proportion to the sum of its extents over their product, at most 1; the total is that of one density for all.
 
+use super::annotate_sparsity::{LayerSparsity, SparsityTable, dense_block};
+use crate::ir::Graph;
+use crate::op::Op;
 use mest_runtime::sparse::Units;
+
+/// Spreads `density` over some layers of the table; those that get all their weights become dense.
+pub(super) fn share(graph: &Graph, table: &mut SparsityTable, sharing: &[usize], density: f64) {
+    let extent = |&index: &usize| {
+        let LayerSparsity { units, users, .. } = &table.layers[index];
+        let matrix = &units.matrix;
+        // A linear layer has no kernel, not one of 1x1.
+        let is_linear = users.iter().any(|&user| matches!(graph.node(user).op, Op::Linear(_)));
+        let kernel = if is_linear { 0 } else { matrix.kernel_rows + matrix.kernel_width };
+        Extent { units: *units, sum: matrix.inputs_per_group + matrix.outputs + kernel }
+    };
+    let live = live_units(&sharing.iter().map(extent).collect::<Vec<_>>(), density);
+    for (&index, live) in sharing.iter().zip(live) {
+        let layer = &mut table.layers[index];
+        if live == layer.units.count() {
+            layer.units = Units::new(layer.units.matrix, dense_block(&layer.units.matrix));
+            layer.density = None;
+            layer.live = layer.units.count();
+            layer.reason = "its share of an Erdos-Renyi-Kernel distribution is all".to_owned();
+        } else {
+            layer.density = Some(live as f64 / layer.units.count() as f64);
+            layer.live = live;
+        }
+    }
+}
 
 /// What the distribution knows of a layer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Extent {
+struct Extent {
     /// The layer's weights and how they divide into units.
-    pub(super) units: Units,
+    units: Units,
     /// Sum of the weight's extents: channels that go in and out, and a convolution's kernel.
-    pub(super) sum: usize,
+    sum: usize,
 }
 
 /// Live units of each layer, one at least. Together they hold `density` of all weights: exactly where units are single weights, to the nearest
 /// unit otherwise.
-pub(super) fn live_units(layers: &[Extent], density: f64) -> Vec<usize> {
+fn live_units(layers: &[Extent], density: f64) -> Vec<usize> {
     let total = (density * layers.iter().map(|layer| layer.units.weights()).sum::<usize>() as f64).round();
     let wanted: Vec<f64> = weights(layers, total).iter().zip(layers).map(|(w, layer)| w / layer.units.elements() as f64).collect();
     let mut live: Vec<usize> = wanted.iter().zip(layers).map(|(&units, layer)| (units as usize).clamp(1, layer.units.count())).collect();

@@ -104,7 +104,6 @@ impl Recipe {
         let (soft, mutates) = (self.policy.0.name() == "mest-ems", self.policy.0.mutates());
         report.idle("drop", self.drop.as_ref(), mutates && !soft, "policy = mest-em, set or rigl");
         report.idle("grow-to", self.grow_to.as_ref(), soft, "policy = mest-ems");
-        report.idle("decay", self.decay.map(|decay| format!("{decay:?}").to_lowercase()), mutates, "a policy that mutates");
         report.idle("stages", self.stages.as_ref(), mutates, "a policy that mutates");
         report.idle("mutate-every", self.mutate_every, mutates || self.sieve.is_some(), "a policy that mutates, or sieve");
         let density = self.density();
@@ -349,7 +348,6 @@ mod tests {
             (&[("mutate-every", "100")], "mutate-every = 100ep:", "ep"),
             (&[("drop", "0.2,0.1,0")], "drop = 0.2,0.1,0: has an effect only with policy = mest-em, set or rigl", "leaving drop out"),
             (&[("policy", "snip"), ("stages", "90,120")], "stages = 90ep,120ep:", "leaving stages out"),
-            (&[("policy", "static"), ("decay", "cosine")], "decay = cosine:", "leaving decay out"),
             (&[("mutate-every", "0ep")], "mutate-every = 0ep:", "1ep"),
             (&[("seed", "9300000000000000000")], "seed = 9300000000000000000:", "9223372036854775807"),
             (&[("remove", "10")], "remove = 10: has an effect only with data-efficiency = forgetting", "leaving remove out"),

@@ -6,13 +6,13 @@ fn sampling(rule: Rule) -> Selective {
     Selective::new(rule, EXAMPLES, 10, 7)
 }
 
-/// Presents every example of the epoch: example e is predicted rightly unless `e % 10` is a multiple of the epoch's number, 9 never.
+/// Presents every example of the epoch: its last digit d is predicted rightly in epoch 0 and wherever d is no multiple of epoch + 1 (0 always, 9 never).
 fn present(sampling: &mut Selective, epoch: usize) -> Vec<u32> {
     sampling.begin(epoch);
     let order = sampling.order(epoch);
     for &example in &order {
         let kind = example as usize % 10;
-        sampling.record(example, kind != 9 && (kind == 0 || kind % (epoch + 1) != 0 || epoch == 0));
+        sampling.record(example, kind != 9 && (kind == 0 || epoch == 0 || !kind.is_multiple_of(epoch + 1)));
     }
     sampling.end();
     order

@@ -13,7 +13,7 @@ pub struct Step {
     pub epochs: usize,
     /// The iteration within the epoch, counted from 1.
     pub iteration: usize,
-    /// Iterations of an epoch.
+    /// Iterations of the epoch.
     pub iterations: usize,
     /// Examples of the batch.
     pub examples: usize,
