@@ -7,7 +7,7 @@ use super::prepare::{constant, constant_of_shape, is_generated};
 use super::report::{Kind, Refusal};
 use super::shapes::{axes_of, normalize_axis};
 use super::tensor::{self, Elements, Extent, FLOAT, Folded};
-use super::{attributes, tensor::INT64};
+use super::{activations, attributes, tensor::INT64};
 use crate::ir::{Dim, Shape};
 
 /// Value of the node, if everything it needs is known.
@@ -22,7 +22,7 @@ pub(super) fn fold<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<O
             None => None,
         },
         "Identity" | "Gather" | "Concat" | "Unsqueeze" | "Squeeze" | "Slice" | "Transpose" | "Reshape" | "Expand" | "Add" | "Sub"
-        | "Mul" | "Div" | "Neg" => {
+        | "Mul" | "Div" | "Neg" | "Equal" | "Where" | "Abs" | "Erf" | "Exp" | "Log" | "Pow" | "Reciprocal" | "Sqrt" => {
             let inputs = (0..call.node.input.len()).map(|slot| known(importer, call, slot)).collect::<Result<Option<Vec<_>>, _>>()?;
             match inputs {
                 Some(inputs) => evaluate(importer, call, &inputs)?,
@@ -50,7 +50,7 @@ fn known<'m>(importer: &Importer<'m>, call: &Call<'m>, slot: usize) -> Result<Op
             }
             tensor::folded(source).map(Some).map_err(|refusal| in_initializer(refusal, name))
         }
-        Binding::Value(_) | Binding::Padded(..) | Binding::Refused => Ok(None),
+        Binding::Value(_) | Binding::Padded(..) | Binding::Turned(_) | Binding::Refused => Ok(None),
     }
 }
 
@@ -58,7 +58,7 @@ fn evaluate(importer: &Importer<'_>, call: &Call<'_>, inputs: &[Folded]) -> Resu
     let Some(first) = inputs.first() else { return Ok(None) };
     Ok(match call.node.op_type.as_str() {
         "Identity" => Some(first.clone()),
-        "Gather" => Some(gather(inputs)?),
+        "Gather" => gather(inputs)?,
         "Concat" => concat(inputs),
         "Squeeze" => {
             let axes = axes_of(importer, call, first.dims.len())?;
@@ -79,8 +79,55 @@ fn evaluate(importer: &Importer<'_>, call: &Call<'_>, inputs: &[Folded]) -> Resu
         "Reshape" => reshape(first, inputs.get(1)),
         "Expand" => expand(first, inputs.get(1))?,
         "Neg" => arithmetic("Mul", first, &Folded { dims: vec![], elements: minus_one(first) }),
-        op => inputs.get(1).and_then(|second| arithmetic(op, first, second)),
+        "Equal" => inputs.get(1).and_then(|other| elementwise([first, other, first], |[a, b, _]| equal(a, b))),
+        "Where" => match inputs {
+            [condition, yes, no] => elementwise([condition, yes, no], |[condition, yes, no]| match condition {
+                Extent::Known(0) => Some(no),
+                Extent::Known(_) => Some(yes),
+                Extent::Batch => None,
+            }),
+            _ => None,
+        },
+        "Pow" => inputs.get(1).and_then(|exponent| power(first, exponent)),
+        op => match activations::function_of(op) {
+            Some(function) => of_floats(first, |x| function.of(f64::from(x)) as f32),
+            None => inputs.get(1).and_then(|second| arithmetic(op, first, second)),
+        },
     })
+}
+
+/// Whether two extents are equal, as a number. The batch is no negative number; whether it is a positive one is not known.
+fn equal(a: Extent, b: Extent) -> Option<Extent> {
+    match (a, b) {
+        (Extent::Known(a), Extent::Known(b)) => Some(Extent::Known(i64::from(a == b))),
+        (Extent::Batch, Extent::Batch) => Some(Extent::Known(1)),
+        (Extent::Batch, Extent::Known(n)) | (Extent::Known(n), Extent::Batch) => (n < 0).then_some(Extent::Known(0)),
+    }
+}
+
+/// `f` of the elements of three lists of integers, each of one element or as many as the longest.
+fn elementwise(operands: [&Folded; 3], f: impl Fn([Extent; 3]) -> Option<Extent>) -> Option<Folded> {
+    let integers = |folded: &'_ Folded| if let Elements::Integers(values) = &folded.elements { Some(values.clone()) } else { None };
+    let lists = operands.map(integers);
+    let [Some(a), Some(b), Some(c)] = lists else { return None };
+    let longest = operands.iter().max_by_key(|folded| folded.dims.iter().product::<usize>())?;
+    let count: usize = longest.dims.iter().product();
+    let at = |list: &[Extent], i: usize| if list.len() == 1 { list.first().copied() } else { list.get(i).copied() };
+    if [&a, &b, &c].iter().any(|list| list.len() != 1 && list.len() != count) {
+        return None;
+    }
+    let elements = (0..count).map(|i| f([at(&a, i)?, at(&b, i)?, at(&c, i)?])).collect::<Option<_>>()?;
+    Some(Folded { dims: longest.dims.clone(), elements: Elements::Integers(elements) })
+}
+
+fn of_floats(source: &Folded, f: impl Fn(f32) -> f32) -> Option<Folded> {
+    let Elements::Floats(values) = &source.elements else { return None };
+    Some(Folded { dims: source.dims.clone(), elements: Elements::Floats(values.iter().map(|&v| f(v)).collect()) })
+}
+
+fn power(base: &Folded, exponent: &Folded) -> Option<Folded> {
+    let exponent = exponent.single()?;
+    of_floats(base, |x| x.powf(exponent))
 }
 
 fn minus_one(like: &Folded) -> Elements {
@@ -108,7 +155,17 @@ fn shape(importer: &Importer<'_>, call: &Call<'_>) -> Result<Option<Folded>, Ref
         Binding::Value(value) => importer.graph.shape(*value).clone(),
         Binding::Initializer(index) => Shape::uniform(&tensor::extents(&importer.model.initializer[*index].dims)?.0),
         Binding::Folded(folded) => Shape::uniform(&folded.dims),
-        Binding::Padded(..) | Binding::Refused => return Ok(None),
+        Binding::Turned(turned) => Shape(turned.dims(&importer.graph)),
+        Binding::Padded(value, frame) => {
+            let mut shape = importer.graph.shape(*value).clone();
+            for (side, axis) in [2, 3].into_iter().enumerate() {
+                if let Some(Dim::Fixed(extent)) = shape.0.get_mut(axis) {
+                    *extent += frame[side] + frame[side + 2];
+                }
+            }
+            shape
+        }
+        Binding::Refused => return Ok(None),
     };
     let rank = shape.rank() as i64;
     let bound = |value: i64| (if value < 0 { value.saturating_add(rank) } else { value }).clamp(0, rank) as usize;
@@ -143,25 +200,18 @@ fn cast(importer: &Importer<'_>, call: &Call<'_>) -> Result<Option<Folded>, Refu
     Ok(Some(Folded { dims: source.dims, elements }))
 }
 
-fn gather(inputs: &[Folded]) -> Result<Folded, Refusal> {
+/// From a list of integers; anything else is left to the graph.
+fn gather(inputs: &[Folded]) -> Result<Option<Folded>, Refusal> {
     let outside = || Refusal::new(Kind::Shape, "gathers beyond the end of a shape", "the file is damaged; export it again");
     let [source, indices] = inputs else { return Err(outside()) };
+    let (Elements::Integers(values), 1) = (&source.elements, source.dims.len()) else { return Ok(None) };
     let indices_known = indices.integers().ok_or_else(|| Refusal::unsupported("gathers by the batch", "compute it before exporting"))?;
-    let Elements::Integers(values) = &source.elements else {
-        return Err(Refusal::unsupported("gathers from constants that are no shape", "compute it before exporting"));
-    };
-    if source.dims.len() != 1 {
-        return Err(Refusal::unsupported(
-            format!("gathers from extents {:?}", source.dims),
-            "only lists of extents are computed at import",
-        ));
-    }
     let pick = |&index: &i64| {
         let index = if index < 0 { index.checked_add(values.len() as i64)? } else { index };
         values.get(usize::try_from(index).ok()?).copied()
     };
     let picked = indices_known.iter().map(pick).collect::<Option<Vec<_>>>().ok_or_else(outside)?;
-    Ok(Folded { dims: indices.dims.clone(), elements: Elements::Integers(picked) })
+    Ok(Some(Folded { dims: indices.dims.clone(), elements: Elements::Integers(picked) }))
 }
 
 fn concat(inputs: &[Folded]) -> Option<Folded> {

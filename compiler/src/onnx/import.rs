@@ -5,7 +5,7 @@ use super::tensor::{self, Elements, FLOAT, Folded};
 use super::{fold, order, prepare, table, untie, wire};
 use crate::ir::graph::Role;
 use crate::ir::{Dim, Graph, Shape, Tensor, Value, ValueInfo};
-use crate::op::{Constant, Input, Op, Parameter, Transpose};
+use crate::op::{Constant, Input, Op, Pad, Parameter, Transpose};
 use onnx_protobuf::tensor_shape_proto::dimension;
 use onnx_protobuf::{GraphProto, Message, ModelProto, NodeProto, ValueInfoProto, type_proto};
 use std::collections::{HashMap, HashSet};
@@ -132,10 +132,37 @@ pub(super) enum Binding {
     Initializer(usize),
     /// A value of the graph inside a frame of zeros - top, left, bottom, right - which a convolution takes over.
     Padded(Value, [usize; 4]),
+    /// A value of the graph whose examples ONNX has along another axis than the first.
+    Turned(Turned),
     /// Computed at import.
     Folded(Folded),
     /// The output of a node that was refused, or behind one.
     Refused,
+}
+
+/// A value of the graph, its examples first, and the axis along which ONNX has them; 0 for a value without.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turned {
+    pub(super) value: Value,
+    pub(super) batch: usize,
+}
+
+impl Turned {
+    /// Which axis of the graph's batched value ONNX counts as `axis`.
+    pub(super) fn axis(self, axis: usize) -> usize {
+        match axis.cmp(&self.batch) {
+            std::cmp::Ordering::Less => axis + 1,
+            std::cmp::Ordering::Equal => 0,
+            std::cmp::Ordering::Greater => axis,
+        }
+    }
+
+    /// The axes as ONNX has them.
+    pub(super) fn dims(self, graph: &Graph) -> Vec<Dim> {
+        let shape = graph.shape(self.value);
+        let axis = |i| if shape.is_batched() { self.axis(i) } else { i };
+        (0..shape.rank()).map(|i| shape.0[axis(i)]).collect()
+    }
 }
 
 /// The node being read.
@@ -157,8 +184,12 @@ impl<'m> Call<'m> {
     }
 
     pub(super) fn output(&self) -> Result<&'m str, Refusal> {
-        let first = self.node.output.first().map(String::as_str).filter(|name| !name.is_empty());
-        first.ok_or_else(|| Refusal::new(Kind::Malformed, "has no output", "the exporter wrote an invalid node"))
+        self.output_at(0)
+    }
+
+    pub(super) fn output_at(&self, slot: usize) -> Result<&'m str, Refusal> {
+        let name = self.node.output.get(slot).map(String::as_str).filter(|name| !name.is_empty());
+        name.ok_or_else(|| Refusal::new(Kind::Malformed, "has no output", "the exporter wrote an invalid node"))
     }
 }
 
@@ -281,6 +312,10 @@ impl<'m> Importer<'m> {
         let at = |refusal: Refusal| refusal.at(Place::Output(output.name.clone()));
         let value = match self.bindings.get(output.name.as_str()) {
             Some(&Binding::Value(value)) if self.graph.shape(value).is_batched() => value,
+            Some(&Binding::Turned(turned)) => {
+                let why = format!("has its examples along axis {}", turned.batch);
+                return Err(at(Refusal::unsupported(why, "transpose the output so that they come first")));
+            }
             Some(_) => return Err(at(Refusal::new(Kind::Shape, "does not depend on the input", "remove it or connect it"))),
             None => return Err(at(Refusal::new(Kind::Name, "is defined by no node", "export the model again"))),
         };
@@ -290,7 +325,7 @@ impl<'m> Importer<'m> {
         self.graph.node_mut(value.node).outputs[value.output].name.clone_from(&output.name);
         self.graph.output = Some(value);
         self.graph.logits = Some(match self.graph.node(value.node).op {
-            Op::Softmax(_) => self.graph.inputs(value.node)[0],
+            Op::Softmax(_) if self.graph.shape(value).rank() == 2 => self.graph.inputs(value.node)[0],
             _ => value,
         });
         Ok(())
@@ -331,6 +366,20 @@ impl<'m> Importer<'m> {
 
     pub(super) fn bind_padded(&mut self, name: &'m str, value: Value, pads: [usize; 4]) {
         self.bindings.insert(name, Binding::Padded(value, pads));
+    }
+
+    /// Gives `name` a value whose examples ONNX may have along another axis.
+    pub(super) fn bind_turned(&mut self, name: &'m str, turned: Turned) {
+        let binding = if turned.batch == 0 { Binding::Value(turned.value) } else { Binding::Turned(turned) };
+        self.bindings.insert(name, binding);
+    }
+
+    /// Input `slot`, whichever axis its examples lie along.
+    pub(super) fn turned_operand(&mut self, call: &Call<'m>, slot: usize) -> Result<Turned, Refusal> {
+        match *self.binding(call.input(slot)?) {
+            Binding::Turned(turned) => Ok(turned),
+            _ => self.operand(call, slot).map(|value| Turned { value, batch: 0 }),
+        }
     }
 
     /// Input `slot` and the zeros around it.
@@ -374,7 +423,11 @@ impl<'m> Importer<'m> {
         let name = call.input(slot)?;
         match self.binding(name).clone() {
             Binding::Value(value) => Ok(value),
-            Binding::Padded(..) => Err(Refusal::unsupported("reads padded activations", "only a convolution may follow Pad")),
+            Binding::Padded(value, frame) => self.framed(call, name, value, frame),
+            Binding::Turned(turned) => {
+                let why = format!("reads '{name}', whose examples lie along axis {}", turned.batch);
+                Err(Refusal::unsupported(why, "transpose, slice or squeeze it so that they come first"))
+            }
             Binding::Folded(folded) => self.materialize(name, folded),
             Binding::Initializer(index) => {
                 let source = &self.model.initializer[index];
@@ -393,6 +446,22 @@ impl<'m> Importer<'m> {
             }
             Binding::Refused => Err(Refusal::new(Kind::Name, format!("'{name}' is not defined"), "export the model again")),
         }
+    }
+
+    /// An image inside its frame of zeros, as a value of its own: one for all readers but convolutions.
+    fn framed(&mut self, call: &Call<'m>, name: &str, image: Value, frame: [usize; 4]) -> Result<Value, Refusal> {
+        if let Some(&value) = self.materialized.get(name) {
+            return Ok(value);
+        }
+        let extents = self.graph.shape(image).fixed();
+        let mut value = image;
+        for (side, axis) in [2, 3].into_iter().enumerate().filter(|(side, _)| frame[*side] + frame[side + 2] > 0) {
+            let extent = extents[axis - 1] + frame[side] + frame[side + 2];
+            let named = self.fresh(&format!("{name}.padded"));
+            value = self.add_named(call, Pad { axis, start: frame[side], step: 1, extent, fill: 0.0 }.into(), &[value], named)?;
+        }
+        self.materialized.insert(name.to_owned(), value);
+        Ok(value)
     }
 
     fn parameter(&mut self, name: &'m str, index: usize, role: Role) -> Result<Value, Refusal> {
@@ -450,7 +519,9 @@ impl<'m> Importer<'m> {
                 }
                 _ => Err(Refusal::unsupported(format!("'{name}' is computed by the model"), "it must be a constant")),
             },
-            Binding::Padded(..) => Err(Refusal::unsupported(format!("'{name}' is computed by the model"), "it must be a constant")),
+            Binding::Padded(..) | Binding::Turned(_) => {
+                Err(Refusal::unsupported(format!("'{name}' is computed by the model"), "it must be a constant"))
+            }
             Binding::Refused => Err(Refusal::new(Kind::Name, format!("'{name}' is not defined"), "export the model again")),
         }
     }
@@ -470,9 +541,15 @@ impl<'m> Importer<'m> {
     /// Adds the operation that computes the node's output.
     pub(super) fn finish(&mut self, call: &Call<'m>, op: impl Into<Op>, inputs: &[Value]) -> Result<(), Refusal> {
         let output = call.output()?;
-        let value = self.add_named(call, op.into(), inputs, output.to_owned())?;
-        self.bind(output, value);
+        self.finish_as(call, output, op, inputs)?;
         Ok(())
+    }
+
+    /// Adds the operation that computes the output `name` of the node.
+    pub(super) fn finish_as(&mut self, call: &Call<'m>, name: &'m str, op: impl Into<Op>, inputs: &[Value]) -> Result<Value, Refusal> {
+        let value = self.add_named(call, op.into(), inputs, name.to_owned())?;
+        self.bind(name, value);
+        Ok(value)
     }
 
     fn add_named(&mut self, call: &Call<'m>, op: Op, inputs: &[Value], name: String) -> Result<Value, Refusal> {

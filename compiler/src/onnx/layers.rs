@@ -2,47 +2,53 @@
 
 use super::attributes;
 use super::import::{Binding, Call, Importer};
-use super::pooling::{sizes, spatial};
+use super::pooling::{as_image, by_axis, finish_image, spatial};
 use super::report::{Kind, Refusal};
 use super::tensor::Folded;
 use super::untie::is_absent_bias;
 use crate::ir::{Dim, Shape, Value};
-use crate::op::{Add, BatchNormalization, Convolution, Dropout, Linear, Mul, Op};
+use crate::op::{Add, BatchNormalization, Convolution, Dropout, Linear, MatrixProduct, Mul, Op, Reshape};
 
 const LARGEST_EXTENT: i64 = 1 << 16;
 
 pub(super) fn conv<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
     let (x, frame) = importer.padded_operand(call, 0)?;
     let w = importer.operand(call, 1)?;
-    let (x_shape, w_shape) = (importer.graph.shape(x).clone(), importer.graph.shape(w).clone());
-    let (Some(&[_, rows, columns]), [Dim::Fixed(_), Dim::Fixed(_), Dim::Fixed(kh), Dim::Fixed(kw)]) =
-        (x_shape.fixed().first_chunk::<3>(), &w_shape.0[..])
-    else {
-        let why = format!("convolves {x_shape} with {w_shape}");
-        return Err(Refusal::unsupported(why, "only 2-d convolutions of [N, C, H, W] with [O, C, kh, kw] can be trained"));
+    let w_shape = importer.graph.shape(w).clone();
+    let (kernel, axes) = match w_shape.0[..] {
+        [_, _, Dim::Fixed(kh), Dim::Fixed(kw)] => ([kh, kw], 4),
+        [_, _, Dim::Fixed(k)] => ([1, k], 3),
+        _ => ([0, 0], 0),
     };
-    if x_shape.rank() != 4 || !x_shape.is_batched() {
-        let why = format!("convolves {x_shape}");
-        return Err(Refusal::unsupported(why, "only 2-d convolutions of [N, C, H, W] can be trained"));
+    let x_shape = importer.graph.shape(x).clone();
+    if x_shape.rank() != axes || !x_shape.is_batched() {
+        let why = format!("convolves {x_shape} with {w_shape}");
+        return Err(Refusal::unsupported(why, "only 1-d and 2-d convolutions of [N, C, H, W] with [O, C, kh, kw] can be trained"));
     }
-    let kernel = [*kh, *kw];
-    if let Some(declared) = sizes::<2>(call.node, "kernel_shape", 1)?
+    let (x, [rows, columns], line) = as_image(importer, call, x)?;
+    if let Some(declared) = by_axis(call.node, "kernel_shape", line)?
         && declared != kernel
     {
         let why = format!("kernel_shape {declared:?} differs from the weight's {kernel:?}");
         return Err(Refusal::new(Kind::Shape, why, "the file is damaged; export it again"));
     }
+    let w = if line {
+        let image = [w_shape.fixed()[0], w_shape.fixed()[1], 1, kernel[1]];
+        importer.add(call, Reshape { shape: Shape::uniform(&image) }, &[w], "kernel")?
+    } else {
+        w
+    };
     let groups = attributes::int(call.node, "group")?.unwrap_or(1);
     if !(1..=LARGEST_EXTENT).contains(&groups) {
         return Err(Refusal::new(Kind::Attribute, format!("group is {groups}"), "it must be positive and divide the channels"));
     }
     let padded = [rows + frame[0] + frame[2], columns + frame[1] + frame[3]];
-    let place = spatial(call.node, padded, kernel)?;
+    let place = spatial(call.node, padded, kernel, line)?;
     let pads = std::array::from_fn(|side| place.pads[side] + frame[side]);
     let op = Convolution { strides: place.strides, dilations: place.dilations, pads, groups: groups as usize };
     let mut inputs = vec![x, w];
     inputs.extend(bias(importer, call)?);
-    importer.finish(call, op, &inputs)
+    finish_image(importer, call, op.into(), &inputs, line)
 }
 
 /// The third input, unless it is absent or the zeros that an exporter puts in its place.
@@ -93,10 +99,37 @@ pub(super) fn gemm<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(
 }
 
 pub(super) fn mat_mul<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let x = importer.operand(call, 0)?;
-    let w = importer.operand(call, 1)?;
-    check_linear(importer, x, w)?;
-    importer.finish(call, Linear {}, &[x, w])
+    let (a, b) = (importer.operand(call, 0)?, importer.operand(call, 1)?);
+    if importer.graph.shape(a).is_batched() && importer.graph.shape(b).is_batched() {
+        let ((a, transpose_a), (b, transpose_b)) = (untransposed(importer, a), untransposed(importer, b));
+        return importer.finish(call, MatrixProduct { transpose_a, transpose_b }, &[a, b]);
+    }
+    check_linear(importer, a, b)?;
+    let shape = importer.graph.shape(a).clone();
+    let Some((&features, positions)) =
+        shape.fixed().split_last().filter(|(_, positions)| positions.len() > 1).map(|(f, p)| (f, p.to_vec()))
+    else {
+        return importer.finish(call, Linear {}, &[a, b]);
+    };
+    let rows = importer.add(call, Reshape { shape: Shape::batched(&[positions.iter().product(), features]) }, &[a], "rows")?;
+    let product = importer.add(call, Linear {}, &[rows, b], "product")?;
+    let outputs = importer.graph.shape(b).fixed()[1];
+    let extents: Vec<usize> = positions.into_iter().chain([outputs]).collect();
+    importer.finish(call, Reshape { shape: Shape::batched(&extents) }, &[product])
+}
+
+/// What a swap of the last two axes is made of, and whether `value` is one.
+fn untransposed(importer: &Importer<'_>, value: Value) -> (Value, bool) {
+    let Op::Transpose(transpose) = &importer.graph.node(value.node).op else { return (value, false) };
+    let mut perm: Vec<usize> = (0..transpose.perm.len()).collect();
+    let rank = perm.len();
+    if rank > 2 {
+        perm.swap(rank - 2, rank - 1);
+    }
+    match importer.graph.inputs(value.node).first() {
+        Some(&source) if rank > 2 && perm == transpose.perm => (source, true),
+        _ => (value, false),
+    }
 }
 
 fn check_linear(importer: &Importer<'_>, x: Value, w: Value) -> Result<(), Refusal> {
@@ -106,7 +139,7 @@ fn check_linear(importer: &Importer<'_>, x: Value, w: Value) -> Result<(), Refus
     }
     Err(Refusal::unsupported(
         format!("multiplies {x} by {w}"),
-        "the first operand must be activations [N, .., I], the second a learned matrix; products of activations cannot be trained",
+        "the first operand must be activations [N, .., I], the second a learned matrix or activations too",
     ))
 }
 

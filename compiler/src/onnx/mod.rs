@@ -5,17 +5,21 @@
 //! (module `prepare`): whatever import decides about names - merged initialisers that become separate ones, constants that are weights -
 //! is done to the model itself, so graph and template cannot disagree. [`table`] maps each ONNX operation to what it becomes.
 
+mod activations;
 mod attributes;
 mod external;
 mod fold;
 mod import;
 mod layers;
+mod normalization;
 mod order;
 mod pointwise;
 mod pooling;
 mod prepare;
+mod reduction;
 pub mod report;
 mod shapes;
+mod slicing;
 mod softmax;
 mod sparse;
 pub mod table;

@@ -1,11 +1,11 @@
 //! Operations on each element.
 
-use super::attributes;
 use super::import::{Call, Importer};
 use super::report::{Kind, Refusal};
 use super::tensor::{Elements, Folded};
+use super::{activations, attributes};
 use crate::ir::Value;
-use crate::op::{Add, Clip, Constant, Mul, Op, Relu};
+use crate::op::{Add, Clip, Constant, Div, Max, Min, Mul, Op, Relu, Unary};
 
 pub(super) fn add<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
     let (a, b) = (importer.operand(call, 0)?, importer.operand(call, 1)?);
@@ -14,20 +14,28 @@ pub(super) fn add<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<()
 
 pub(super) fn mul<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
     let (a, b) = (importer.operand(call, 0)?, importer.operand(call, 1)?);
-    importer.finish(call, Mul {}, &[a, b])
+    match activations::product(importer, a, b) {
+        Some((function, x)) => importer.finish(call, Unary { function }, &[x]),
+        None => importer.finish(call, Mul {}, &[a, b]),
+    }
 }
 
 pub(super) fn sum<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let mut total = importer.operand(call, 0)?;
+    all_operands(importer, call, &Op::from(Add {}))
+}
+
+/// `op` of the first two operands, of that and the third, and so on.
+fn all_operands<'m>(importer: &mut Importer<'m>, call: &Call<'m>, op: &Op) -> Result<(), Refusal> {
+    let mut result = importer.operand(call, 0)?;
     let count = call.node.input.len();
     for slot in 1..count {
         let next = importer.operand(call, slot)?;
         if slot + 1 == count {
-            return importer.finish(call, Add {}, &[total, next]);
+            return importer.finish(call, op.clone(), &[result, next]);
         }
-        total = importer.add(call, Add {}, &[total, next], "partial")?;
+        result = importer.add(call, op.clone(), &[result, next], "partial")?;
     }
-    importer.bind(call.output()?, total);
+    importer.bind(call.output()?, result);
     Ok(())
 }
 
@@ -68,8 +76,9 @@ pub(super) fn sub<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<()
 
 pub(super) fn div<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
     let (a, b) = (importer.operand(call, 0)?, importer.operand(call, 1)?);
-    let reciprocal = map_constant(importer, call, b, "reciprocal", |v| 1.0 / v)?
-        .ok_or_else(|| Refusal::unsupported("divides by activations or by a parameter", "only division by a constant can be trained"))?;
+    let Some(reciprocal) = map_constant(importer, call, b, "reciprocal", |v| 1.0 / v)? else {
+        return importer.finish(call, Div {}, &[a, b]);
+    };
     if let Op::Constant(Constant { value }) = &importer.graph.node(reciprocal.node).op
         && value.values.iter().any(|v| v.is_infinite())
     {
@@ -104,24 +113,28 @@ fn finish_clip<'m>(importer: &mut Importer<'m>, call: &Call<'m>, x: Value, low: 
 }
 
 pub(super) fn max<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let (x, bound) = bounded(importer, call)?;
-    finish_clip(importer, call, x, bound, f32::INFINITY)
+    match bounded(importer, call)? {
+        Some((x, bound)) => finish_clip(importer, call, x, bound, f32::INFINITY),
+        None => all_operands(importer, call, &Op::from(Max {})),
+    }
 }
 
 pub(super) fn min<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let (x, bound) = bounded(importer, call)?;
-    finish_clip(importer, call, x, f32::NEG_INFINITY, bound)
+    match bounded(importer, call)? {
+        Some((x, bound)) => finish_clip(importer, call, x, f32::NEG_INFINITY, bound),
+        None => all_operands(importer, call, &Op::from(Min {})),
+    }
 }
 
-/// The operand of Min or Max that varies, and the one that is a constant.
-fn bounded<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(Value, f32), Refusal> {
+/// The operand of Min or Max that varies, and the constant number that bounds it; `None` if that is not what they are.
+fn bounded<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<Option<(Value, f32)>, Refusal> {
     for slot in 0..2 {
         let constant = importer.setting(call, 1 - slot).ok().flatten().and_then(|folded| folded.single());
         if let (Some(bound), 2) = (constant, call.node.input.len()) {
-            return Ok((importer.operand(call, slot)?, bound));
+            return Ok(Some((importer.operand(call, slot)?, bound)));
         }
     }
-    Err(Refusal::unsupported("compares activations with each other", "only with one constant number can it be trained"))
+    Ok(None)
 }
 
 pub(super) fn leaky_relu<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {

@@ -3,10 +3,9 @@
 use super::attributes;
 use super::import::{Call, Importer};
 use super::report::{Kind, Refusal};
-use super::shapes::axes_of;
-use crate::ir::Value;
+use crate::ir::{Shape, Value};
 use crate::op::pooling::Window;
-use crate::op::{AveragePool, MaxPool, ReduceMean};
+use crate::op::{AveragePool, MaxPool, Op, ReduceMean, Reshape};
 use onnx_protobuf::NodeProto;
 
 const LARGEST_EXTENT: i64 = 1 << 16;
@@ -19,11 +18,11 @@ pub(super) struct Spatial {
 }
 
 /// An attribute of `N` sizes, each at least `least`.
-pub(super) fn sizes<const N: usize>(node: &NodeProto, name: &str, least: i64) -> Result<Option<[usize; N]>, Refusal> {
+fn sizes<const N: usize>(node: &NodeProto, name: &str, least: i64) -> Result<Option<[usize; N]>, Refusal> {
     let Some(values) = attributes::ints(node, name)? else { return Ok(None) };
     let bad = |hint: String| Refusal::new(Kind::Attribute, format!("attribute '{name}' is {values:?}"), hint);
     if values.len() != N {
-        return Err(bad(format!("{N} numbers are needed: only 2-d windows can be trained")));
+        return Err(bad(format!("{N} numbers are needed: only 1-d and 2-d windows can be trained")));
     }
     if values.iter().any(|&v| v < least || v > LARGEST_EXTENT) {
         return Err(bad(format!("each must lie between {least} and {LARGEST_EXTENT}")));
@@ -31,8 +30,36 @@ pub(super) fn sizes<const N: usize>(node: &NodeProto, name: &str, least: i64) ->
     Ok(Some(std::array::from_fn(|i| values[i] as usize)))
 }
 
+/// An attribute of one size an axis; of one axis, it is that of the columns of an image with one row.
+pub(super) fn by_axis(node: &NodeProto, name: &str, line: bool) -> Result<Option<[usize; 2]>, Refusal> {
+    if line { Ok(sizes::<1>(node, name, 1)?.map(|[columns]| [1, columns])) } else { sizes::<2>(node, name, 1) }
+}
+
+/// Activations as an image `[N, C, H, W]`; `[N, C, L]` as one with a row.
+pub(super) fn as_image<'m>(importer: &mut Importer<'m>, call: &Call<'m>, x: Value) -> Result<(Value, [usize; 2], bool), Refusal> {
+    let shape = importer.graph.shape(x);
+    match shape.fixed()[..] {
+        [_, rows, columns] if shape.is_batched() => Ok((x, [rows, columns], false)),
+        [channels, columns] if shape.is_batched() => {
+            let image = importer.add(call, Reshape { shape: Shape::batched(&[channels, 1, columns]) }, &[x], "image")?;
+            Ok((image, [1, columns], true))
+        }
+        _ => Err(Refusal::unsupported(format!("runs over {shape}"), "only [N, C, H, W] and [N, C, L] can be trained")),
+    }
+}
+
+/// Adds the operation on an image that the node is; of one row, the row goes again.
+pub(super) fn finish_image<'m>(importer: &mut Importer<'m>, call: &Call<'m>, op: Op, inputs: &[Value], line: bool) -> Result<(), Refusal> {
+    if !line {
+        return importer.finish(call, op, inputs);
+    }
+    let image = importer.add(call, op, inputs, "row")?;
+    let extents = importer.graph.shape(image).fixed();
+    importer.finish(call, Reshape { shape: Shape::batched(&[extents[0], extents[2]]) }, &[image])
+}
+
 /// Where windows of `kernel` lie on an image of `extents`.
-pub(super) fn spatial(node: &NodeProto, extents: [usize; 2], kernel: [usize; 2]) -> Result<Spatial, Refusal> {
+pub(super) fn spatial(node: &NodeProto, extents: [usize; 2], kernel: [usize; 2], line: bool) -> Result<Spatial, Refusal> {
     if kernel.iter().any(|&k| k == 0 || k as i64 > LARGEST_EXTENT) {
         return Err(Refusal::new(
             Kind::Size,
@@ -40,9 +67,10 @@ pub(super) fn spatial(node: &NodeProto, extents: [usize; 2], kernel: [usize; 2])
             format!("each extent must lie between 1 and {LARGEST_EXTENT}"),
         ));
     }
-    let strides = sizes(node, "strides", 1)?.unwrap_or([1, 1]);
-    let dilations = sizes(node, "dilations", 1)?.unwrap_or([1, 1]);
-    let explicit = sizes::<4>(node, "pads", 0)?;
+    let strides = by_axis(node, "strides", line)?.unwrap_or([1, 1]);
+    let dilations = by_axis(node, "dilations", line)?.unwrap_or([1, 1]);
+    let explicit =
+        if line { sizes::<2>(node, "pads", 0)?.map(|[before, after]| [0, before, 0, after]) } else { sizes::<4>(node, "pads", 0)? };
     let pads = match attributes::string(node, "auto_pad")?.unwrap_or("NOTSET") {
         "NOTSET" | "" => explicit.unwrap_or([0; 4]),
         "VALID" => [0; 4],
@@ -62,20 +90,10 @@ pub(super) fn spatial(node: &NodeProto, extents: [usize; 2], kernel: [usize; 2])
     Ok(Spatial { strides, dilations, pads })
 }
 
-/// The input and its rows and columns.
-fn image<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(Value, [usize; 2]), Refusal> {
-    let x = importer.operand(call, 0)?;
-    let shape = importer.graph.shape(x);
-    match shape.fixed()[..] {
-        [_, rows, columns] if shape.is_batched() => Ok((x, [rows, columns])),
-        _ => Err(Refusal::unsupported(format!("pools {shape}"), "only 2-d pooling of [N, C, H, W] can be trained")),
-    }
-}
-
-fn window(call: &Call<'_>, extents: [usize; 2]) -> Result<Window, Refusal> {
-    let kernel = sizes(call.node, "kernel_shape", 1)?;
+fn window(call: &Call<'_>, extents: [usize; 2], line: bool) -> Result<Window, Refusal> {
+    let kernel = by_axis(call.node, "kernel_shape", line)?;
     let kernel = kernel.ok_or_else(|| Refusal::new(Kind::Attribute, "kernel_shape is missing", "the exporter wrote an invalid node"))?;
-    let Spatial { strides, dilations, pads } = spatial(call.node, extents, kernel)?;
+    let Spatial { strides, dilations, pads } = spatial(call.node, extents, kernel, line)?;
     let ceil = attributes::int(call.node, "ceil_mode")?.unwrap_or(0) != 0;
     if pads[0].max(pads[2]) >= kernel[0] * dilations[0] || pads[1].max(pads[3]) >= kernel[1] * dilations[1] {
         let why = format!("pads {pads:?} reach beyond a kernel of {kernel:?}");
@@ -88,22 +106,25 @@ pub(super) fn max_pool<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Resu
     if call.node.output.get(1).is_some_and(|o| !o.is_empty() && importer.readers(o) > 0) {
         return Err(Refusal::unsupported("its indices are read", "only its first output may be used"));
     }
-    let (x, extents) = image(importer, call)?;
-    let window = window(call, extents)?;
-    importer.finish(call, MaxPool { window }, &[x])
+    let x = importer.operand(call, 0)?;
+    let (x, extents, line) = as_image(importer, call, x)?;
+    let window = window(call, extents, line)?;
+    finish_image(importer, call, MaxPool { window }.into(), &[x], line)
 }
 
 pub(super) fn average_pool<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let (x, extents) = image(importer, call)?;
-    let window = window(call, extents)?;
+    let x = importer.operand(call, 0)?;
+    let (x, extents, line) = as_image(importer, call, x)?;
+    let window = window(call, extents, line)?;
     let include_padding = attributes::int(call.node, "count_include_pad")?.unwrap_or(0) != 0;
-    importer.finish(call, AveragePool { window, include_padding }, &[x])
+    finish_image(importer, call, AveragePool { window, include_padding }.into(), &[x], line)
 }
 
 pub(super) fn global_max_pool<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let (x, kernel) = image(importer, call)?;
+    let x = importer.operand(call, 0)?;
+    let (x, kernel, line) = as_image(importer, call, x)?;
     let window = Window { kernel, strides: [1, 1], pads: [0; 4], dilations: [1, 1], ceil: false };
-    importer.finish(call, MaxPool { window }, &[x])
+    finish_image(importer, call, MaxPool { window }.into(), &[x], line)
 }
 
 pub(super) fn global_average_pool<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
@@ -114,74 +135,4 @@ pub(super) fn global_average_pool<'m>(importer: &mut Importer<'m>, call: &Call<'
     }
     let axes = (2..shape.rank()).collect();
     importer.finish(call, ReduceMean { axes, keep_dims: true }, &[x])
-}
-
-pub(super) fn reduce_mean<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let x = importer.operand(call, 0)?;
-    let rank = importer.graph.shape(x).rank();
-    let noop = attributes::int(call.node, "noop_with_empty_axes")?.unwrap_or(0) != 0;
-    let axes = axes_of(importer, call, rank)?.unwrap_or_default();
-    if axes.is_empty() && noop {
-        let output = call.output()?;
-        importer.bind(output, x);
-        return Ok(());
-    }
-    let mut axes = if axes.is_empty() { (0..rank).collect() } else { axes };
-    axes.sort_unstable();
-    axes.dedup();
-    let shape = importer.graph.shape(x);
-    if !shape.is_batched() || axes.contains(&0) {
-        return Err(Refusal::unsupported(
-            format!("takes the mean of {shape} over axes {axes:?}"),
-            "only means within an example can be trained",
-        ));
-    }
-    let keep_dims = attributes::int(call.node, "keepdims")?.unwrap_or(1) != 0;
-    importer.finish(call, ReduceMean { axes, keep_dims }, &[x])
-}
-
-/// Zeros around rows and columns: nothing by itself, padding of the convolutions that read it.
-pub(super) fn pad<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let mode = attributes::string(call.node, "mode")?.unwrap_or("constant");
-    let fill = match importer.setting(call, 2)? {
-        Some(folded) => folded.single(),
-        None => Some(attributes::float(call.node, "value")?.unwrap_or(0.0)),
-    };
-    if mode != "constant" || fill != Some(0.0) {
-        return Err(Refusal::unsupported(format!("pads in mode '{mode}', not with zeros"), "only zeros can be trained with"));
-    }
-    let amounts = match attributes::ints(call.node, "pads")? {
-        Some(amounts) => Some(amounts.to_vec()),
-        None => importer.setting(call, 1)?.and_then(|folded| folded.integers()),
-    };
-    let amounts = amounts.ok_or_else(|| Refusal::unsupported("its amounts are not known at import", "use constants"))?;
-    let (x, inner) = importer.padded_operand(call, 0)?;
-    let rank = importer.graph.shape(x).rank();
-    let axes = match importer.setting(call, 3)?.and_then(|folded| folded.integers()) {
-        Some(axes) => axes.into_iter().map(|axis| super::shapes::normalize_axis(axis, rank)).collect::<Result<Vec<_>, _>>()?,
-        None => (0..rank).collect(),
-    };
-    let wrong = || Refusal::unsupported(format!("pads {} by {amounts:?}", importer.graph.shape(x)), "only rows and columns can be padded");
-    if amounts.len() != 2 * axes.len() || rank != 4 || !importer.graph.shape(x).is_batched() {
-        return Err(wrong());
-    }
-    let mut frame = inner;
-    for (i, &axis) in axes.iter().enumerate() {
-        for (side, amount) in [(0, amounts[i]), (2, amounts[i + axes.len()])] {
-            match amount {
-                0 => {}
-                1..=LARGEST_EXTENT if axis >= 2 && frame[axis - 2 + side] < LARGEST_EXTENT as usize => {
-                    frame[axis - 2 + side] += amount as usize
-                }
-                _ => return Err(wrong()),
-            }
-        }
-    }
-    let output = call.output()?;
-    if frame == [0; 4] {
-        importer.bind(output, x)
-    } else {
-        importer.bind_padded(output, x, frame)
-    }
-    Ok(())
 }

@@ -39,8 +39,13 @@ pub(super) fn use_of(op: &str, slot: usize) -> Use {
         ("Conv" | "Gemm", 1 | 2) | ("MatMul", _) => Use::Weight,
         ("Transpose" | "Reshape" | "Identity" | "Flatten" | "Squeeze" | "Unsqueeze", 0) => Use::Weight,
         ("BatchNormalization", 3 | 4) => Use::Statistic,
-        ("BatchNormalization" | "PRelu", 1 | 2) => Use::Operand,
+        (
+            "BatchNormalization" | "PRelu" | "LayerNormalization" | "RMSNormalization" | "GroupNormalization" | "InstanceNormalization",
+            1 | 2,
+        ) => Use::Operand,
+        ("Concat", _) | ("Expand" | "Slice" | "Split" | "Gather" | "Pad", 0) => Use::Operand,
         ("Add" | "Sub" | "Mul" | "Div" | "Sum", _) => Use::Operand,
+        (op, 0) if op == "Pow" || super::activations::function_of(op).is_some() => Use::Operand,
         _ => Use::Setting,
     }
 }

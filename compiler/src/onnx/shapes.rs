@@ -1,10 +1,10 @@
-//! Operations that only rearrange: on activations they become a reshape that keeps the batch first, on parameters a view.
+//! Operations that only rearrange: on activations they keep the batch first, whatever axis ONNX has it on; on parameters they are a view.
 
 use super::attributes;
 use super::fold::unsqueeze_rank;
-use super::import::{Call, Importer};
+use super::import::{Binding, Call, Importer, Turned};
 use super::report::{Kind, Refusal};
-use super::tensor::{Elements, Extent};
+use super::tensor::{DOUBLE, Elements, Extent, FLOAT, type_name};
 use crate::ir::{Dim, Shape, Value};
 use crate::op::{Reshape, Transpose};
 
@@ -34,9 +34,26 @@ pub(super) fn axes_of(importer: &Importer<'_>, call: &Call<'_>, rank: usize) -> 
     axes.map(|axes| axes.into_iter().map(|axis| normalize_axis(axis, rank)).collect()).transpose()
 }
 
+/// Of activations, which are float32 whatever the file says of them: nothing.
+pub(super) fn cast<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let to = attributes::int(call.node, "to")?;
+    let exact = to.is_none_or(|to| to == i64::from(FLOAT) || to == i64::from(DOUBLE));
+    if exact {
+        return identity(importer, call);
+    }
+    let name = type_name(i32::try_from(to.unwrap_or_default()).unwrap_or_default());
+    Err(Refusal::new(Kind::ElementType, format!("casts activations to {name}"), "only float32 and float64 keep them as they are"))
+}
+
+/// To the type of another value, which is float32 if that is computed.
+pub(super) fn cast_like<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    importer.operand(call, 1)?;
+    identity(importer, call)
+}
+
 pub(super) fn identity<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let value = importer.operand(call, 0)?;
-    importer.bind(call.output()?, value);
+    let x = importer.turned_operand(call, 0)?;
+    importer.bind_turned(call.output()?, x);
     Ok(())
 }
 
@@ -141,9 +158,10 @@ fn resolve_batched(shape: &Shape, target: &[Extent], keep_zero: bool, fixed_batc
 }
 
 pub(super) fn squeeze<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let x = importer.operand(call, 0)?;
-    let shape = importer.graph.shape(x).clone();
-    let axes = match axes_of(importer, call, shape.rank())? {
+    let x = importer.turned_operand(call, 0)?;
+    let dims = x.dims(&importer.graph);
+    let shape = Shape(dims.clone());
+    let axes = match axes_of(importer, call, dims.len())? {
         Some(axes) => axes,
         None if importer.fixed_batch == Some(1) && shape.is_batched() => {
             return Err(Refusal::unsupported(
@@ -151,32 +169,50 @@ pub(super) fn squeeze<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Resul
                 "name its axes, or export with a symbolic batch",
             ));
         }
-        None => (0..shape.rank()).filter(|&a| shape.0[a] == Dim::Fixed(1)).collect(),
+        None => (0..dims.len()).filter(|&a| dims[a] == Dim::Fixed(1)).collect(),
     };
-    if let Some(&axis) = axes.iter().find(|&&a| shape.0[a] != Dim::Fixed(1)) {
+    if let Some(&axis) = axes.iter().find(|&&a| dims[a] != Dim::Fixed(1)) {
         let why = format!("squeezes axis {axis} of {shape}");
-        return Err(Refusal::new(Kind::Shape, why, format!("only axes of extent 1 can go; {KEEP_FIRST}")));
+        return Err(Refusal::new(Kind::Shape, why, "only axes of extent 1 can go; the examples must stay apart"));
     }
-    let kept = (0..shape.rank()).filter(|a| !axes.contains(a)).map(|a| shape.0[a]).collect();
-    finish_reshape(importer, call, x, Shape(kept))
+    let kept = (0..dims.len()).filter(|a| !axes.contains(a)).map(|a| dims[a]).collect();
+    finish_turned(importer, call, x.value, kept)
 }
 
 pub(super) fn unsqueeze<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let x = importer.operand(call, 0)?;
-    let shape = importer.graph.shape(x).clone();
-    let axes = unsqueeze_rank(importer, call, shape.rank())?;
-    if shape.is_batched() && axes.contains(&0) {
-        return Err(Refusal::unsupported(format!("puts an axis before the batch of {shape}"), KEEP_FIRST));
-    }
-    let mut old = shape.0.iter().copied();
+    let x = importer.turned_operand(call, 0)?;
+    let dims = x.dims(&importer.graph);
+    let axes = unsqueeze_rank(importer, call, dims.len())?;
+    let mut old = dims.iter().copied();
     let axis = |a: usize| if axes.contains(&a) { Dim::Fixed(1) } else { old.next().unwrap_or(Dim::Fixed(1)) };
-    let resolved = (0..shape.rank() + axes.len()).map(axis).collect();
-    finish_reshape(importer, call, x, Shape(resolved))
+    let resolved = (0..dims.len() + axes.len()).map(axis).collect();
+    finish_turned(importer, call, x.value, resolved)
+}
+
+/// A reshape to what ONNX calls `dims`; the graph's value has the examples first.
+fn finish_turned<'m>(importer: &mut Importer<'m>, call: &Call<'m>, x: Value, dims: Vec<Dim>) -> Result<(), Refusal> {
+    let batch = dims.iter().position(|&d| d == Dim::Batch).unwrap_or(0);
+    let mut shape = Shape(dims);
+    if shape.is_batched() {
+        let examples = shape.0.remove(batch);
+        shape.0.insert(0, examples);
+    }
+    finish_reshape(importer, call, x, shape)?;
+    turn(importer, call, batch)
+}
+
+/// Notes that ONNX has the examples of the node's output along `batch`.
+fn turn<'m>(importer: &mut Importer<'m>, call: &Call<'m>, batch: usize) -> Result<(), Refusal> {
+    let name = call.output()?;
+    if let (1.., &Binding::Value(value)) = (batch, importer.binding(name)) {
+        importer.bind_turned(name, Turned { value, batch });
+    }
+    Ok(())
 }
 
 pub(super) fn transpose<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let x = importer.operand(call, 0)?;
-    let shape = importer.graph.shape(x).clone();
+    let x = importer.turned_operand(call, 0)?;
+    let shape = importer.graph.shape(x.value).clone();
     let rank = shape.rank();
     let perm = match attributes::ints(call.node, "perm")? {
         Some(perm) => perm.iter().map(|&axis| normalize_axis(axis, rank)).collect::<Result<Vec<_>, _>>()?,
@@ -187,16 +223,73 @@ pub(super) fn transpose<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Res
     if sorted != (0..rank).collect::<Vec<_>>() {
         return Err(Refusal::new(Kind::Attribute, format!("perm {perm:?} is no permutation of {rank} axes"), "export the model again"));
     }
-    let moved = Shape(perm.iter().map(|&axis| shape.0[axis]).collect());
+    if !shape.is_batched() {
+        return importer.finish(call, Transpose { perm }, &[x.value]);
+    }
+    let batch = perm.iter().position(|&axis| axis == x.batch).unwrap_or(0);
+    let others = perm.iter().filter(|&&axis| axis != x.batch).map(|&axis| x.axis(axis));
+    let perm: Vec<usize> = std::iter::once(0).chain(others).collect();
     let order: Vec<_> = perm.iter().filter(|&&axis| shape.0[axis] != Dim::Fixed(1)).collect();
-    if shape.is_batched() && perm[0] == 0 && order.is_sorted() {
-        return finish_reshape(importer, call, x, moved);
+    if order.is_sorted() {
+        finish_reshape(importer, call, x.value, Shape(perm.iter().map(|&axis| shape.0[axis]).collect()))?;
+    } else {
+        importer.finish(call, Transpose { perm }, &[x.value])?;
     }
-    if shape.is_batched() {
-        let why = format!("permutes activations {shape} by {perm:?}");
-        return Err(Refusal::unsupported(why, "only transposes of parameters, and those that move no element, can be trained"));
+    turn(importer, call, batch)
+}
+
+/// The image `[N, C, H, W]` and the attribute `blocksize`.
+fn blocks<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(Value, [usize; 3], usize), Refusal> {
+    let x = importer.operand(call, 0)?;
+    let shape = importer.graph.shape(x);
+    let size = attributes::int(call.node, "blocksize")?.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    match shape.fixed()[..] {
+        [c, h, w] if shape.is_batched() && (1..=1 << 16).contains(&size) => Ok((x, [c, h, w], size)),
+        _ => {
+            Err(Refusal::new(Kind::Shape, format!("moves blocks of {size} in {shape}"), "[N, C, H, W] and a positive blocksize are needed"))
+        }
     }
-    importer.finish(call, Transpose { perm }, &[x])
+}
+
+/// x under other axes, those permuted, and what that is reshaped to.
+fn rearrange<'m>(
+    importer: &mut Importer<'m>,
+    call: &Call<'m>,
+    x: Value,
+    split: [usize; 5],
+    perm: [usize; 6],
+    joined: [usize; 3],
+) -> Result<(), Refusal> {
+    let split = importer.add(call, Reshape { shape: Shape::batched(&split) }, &[x], "split")?;
+    let moved = importer.add(call, Transpose { perm: perm.to_vec() }, &[split], "moved")?;
+    importer.finish(call, Reshape { shape: Shape::batched(&joined) }, &[moved])
+}
+
+pub(super) fn depth_to_space<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let (x, [c, h, w], b) = blocks(importer, call)?;
+    let mode = attributes::string(call.node, "mode")?.unwrap_or("DCR");
+    let depth = c / (b * b);
+    if depth * b * b != c {
+        return Err(Refusal::new(
+            Kind::Shape,
+            format!("makes blocks of {b} of {c} channels"),
+            "blocksize squared must divide the channels",
+        ));
+    }
+    let joined = [depth, h * b, w * b];
+    match mode {
+        "DCR" => rearrange(importer, call, x, [b, b, depth, h, w], [0, 3, 4, 1, 5, 2], joined),
+        "CRD" => rearrange(importer, call, x, [depth, b, b, h, w], [0, 1, 4, 2, 5, 3], joined),
+        other => Err(Refusal::new(Kind::Attribute, format!("mode is '{other}'"), "DCR or CRD")),
+    }
+}
+
+pub(super) fn space_to_depth<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let (x, [c, h, w], b) = blocks(importer, call)?;
+    if !h.is_multiple_of(b) || !w.is_multiple_of(b) {
+        return Err(Refusal::new(Kind::Shape, format!("cuts {h} x {w} into blocks of {b}"), "blocksize must divide rows and columns"));
+    }
+    rearrange(importer, call, x, [c, h / b, b, w / b, b], [0, 3, 5, 1, 2, 4], [c * b * b, h / b, w / b])
 }
 
 fn finish_reshape<'m>(importer: &mut Importer<'m>, call: &Call<'m>, x: Value, shape: Shape) -> Result<(), Refusal> {

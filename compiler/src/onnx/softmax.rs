@@ -1,34 +1,44 @@
-//! Softmax at the model's end: its input is what the loss reads.
+//! Softmax and its logarithm. At the model's end over classes, its input is what the loss reads.
 
 use super::attributes;
 use super::import::{Call, Importer};
 use super::report::Refusal;
 use super::shapes::normalize_axis;
-use crate::op::Softmax;
+use crate::ir::{Dim, Shape};
+use crate::op::{Op, Reshape, Softmax, Transpose};
 
 pub(super) fn softmax<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    end_in(importer, call, false)
+    over_axis(importer, call, false)
 }
 
 pub(super) fn log_softmax<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    end_in(importer, call, true)
+    over_axis(importer, call, true)
 }
 
-fn end_in<'m>(importer: &mut Importer<'m>, call: &Call<'m>, log: bool) -> Result<(), Refusal> {
+/// Softmax or its logarithm of `[N, ..]`: over one axis since opset 13; before, over all axes from one on.
+fn over_axis<'m>(importer: &mut Importer<'m>, call: &Call<'m>, log: bool) -> Result<(), Refusal> {
     let x = importer.operand(call, 0)?;
-    let shape = importer.graph.shape(x);
-    let default = if importer.opset < 13 { 1 } else { -1 };
-    let axis = normalize_axis(attributes::int(call.node, "axis")?.unwrap_or(default), shape.rank())?;
-    if shape.rank() != 2 || axis != 1 || !shape.is_batched() {
-        return Err(Refusal::unsupported(
-            format!("is taken of {shape} along axis {axis}"),
-            "only over the classes of [N, classes] can it be trained",
-        ));
+    let shape = importer.graph.shape(x).clone();
+    let flattens = importer.opset < 13;
+    let axis = normalize_axis(attributes::int(call.node, "axis")?.unwrap_or(if flattens { 1 } else { -1 }), shape.rank())?;
+    if !shape.is_batched() || axis == 0 {
+        return Err(Refusal::unsupported(format!("is taken of {shape} along axis {axis}"), "the examples must stay apart"));
     }
-    let output = call.output()?;
-    let ends = importer.model.output.iter().any(|o| o.name == output);
-    if !ends || importer.readers(output) > 1 {
-        return Err(Refusal::unsupported("lies inside the model", "only at the model's end can it be trained"));
+    let last = shape.rank() - 1;
+    if axis == last {
+        return importer.finish(call, Softmax { log }, &[x]);
     }
-    importer.finish(call, Softmax { log }, &[x])
+    let (there, back) = if flattens {
+        let mut flat = shape.clone();
+        let classes = Shape(flat.0.split_off(axis)).elements();
+        flat.0.push(Dim::Fixed(classes));
+        (Op::from(Reshape { shape: flat }), Op::from(Reshape { shape }))
+    } else {
+        let mut perm: Vec<usize> = (0..=last).collect();
+        perm.swap(axis, last);
+        (Op::from(Transpose { perm: perm.clone() }), Op::from(Transpose { perm }))
+    };
+    let rows = importer.add(call, there, &[x], "rows")?;
+    let result = importer.add(call, Softmax { log }, &[rows], "softmax")?;
+    importer.finish(call, back, &[result])
 }

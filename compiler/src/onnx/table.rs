@@ -3,7 +3,7 @@
 use super::import::{Call, Importer};
 use super::prepare::{is_onnx, name_of};
 use super::report::{Kind, Refusal};
-use super::{layers, pointwise, pooling, shapes, softmax};
+use super::{activations, layers, normalization, pointwise, pooling, reduction, shapes, slicing, softmax};
 use onnx_protobuf::NodeProto;
 
 /// One ONNX operation that import understands.
@@ -31,51 +31,85 @@ macro_rules! table {
 }
 
 table! {
+    "Abs" [] true activations::plain: "unary";
     "Add" [] true pointwise::add: "add, with broadcasting";
     "AveragePool" ["auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides"] true pooling::average_pool:
-        "average_pool, 2-d";
+        "average_pool, 1-d and 2-d";
     "BatchNormalization" ["epsilon", "momentum", "spatial", "training_mode"] true layers::batch_normalization:
         "batch_normalization, trained whether or not training_mode is set";
-    "Cast" ["to", "saturate", "round_mode"] false shapes::not_folded: "computed at import";
-    "CastLike" ["saturate", "round_mode"] false shapes::not_folded: "computed at import";
+    "Cast" ["to", "saturate", "round_mode"] true shapes::cast: "its input; of constants computed at import";
+    "CastLike" ["saturate", "round_mode"] true shapes::cast_like: "its input; of constants computed at import";
+    "Celu" ["alpha"] true activations::celu: "unary elu, scaled";
     "Clip" ["min", "max"] true pointwise::clip: "clip; bounds must be constant";
-    "Concat" ["axis"] false shapes::not_folded: "computed at import, of shapes only";
+    "Concat" ["axis"] true slicing::concat: "concat; of shapes computed at import";
     "Constant" ["value", "value_float", "value_floats", "value_int", "value_ints"] false shapes::not_folded: "constant";
     "ConstantOfShape" ["value"] false shapes::not_folded: "constant";
-    "Conv" ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"] true layers::conv: "convolution, 2-d, grouped";
-    "Div" [] true pointwise::div: "mul by the reciprocal; the divisor must be constant";
+    "Conv" ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"] true layers::conv: "convolution, 1-d and 2-d, grouped";
+    "DepthToSpace" ["blocksize", "mode"] true shapes::depth_to_space: "reshape, transpose, reshape";
+    "Div" [] true pointwise::div: "div, with broadcasting; mul by the reciprocal of a constant";
     "Dropout" ["ratio", "seed"] true layers::dropout: "dropout; its mask may not be used";
-    "Expand" [] false shapes::not_folded: "computed at import, of constants only";
+    "Elu" ["alpha"] true activations::elu: "unary";
+    "Equal" [] false shapes::not_folded: "computed at import, of shapes only";
+    "Erf" [] true activations::plain: "unary";
+    "Exp" [] true activations::plain: "unary";
+    "Expand" [] true slicing::expand: "expand; of constants computed at import";
     "Flatten" ["axis"] true shapes::flatten: "reshape; axis 1";
-    "Gather" ["axis"] false shapes::not_folded: "computed at import, of shapes only";
+    "Gather" ["axis"] true slicing::gather: "slice, concat; indices constant; of shapes computed at import";
+    "Gelu" ["approximate"] true activations::gelu: "unary; so is its Erf form in older models";
     "Gemm" ["alpha", "beta", "transA", "transB"] true layers::gemm: "linear; transA = 0";
     "GlobalAveragePool" [] true pooling::global_average_pool: "reduce_mean";
-    "GlobalMaxPool" [] true pooling::global_max_pool: "max_pool, 2-d";
+    "GlobalMaxPool" [] true pooling::global_max_pool: "max_pool, 1-d and 2-d";
+    "GroupNormalization" ["epsilon", "num_groups", "stash_type"] true normalization::group_normalization:
+        "reduce_mean, unary, mul, add";
     "HardSigmoid" ["alpha", "beta"] true pointwise::hard_sigmoid: "mul, add, clip";
     "HardSwish" [] true pointwise::hard_swish: "mul, add, clip, mul";
     "Identity" [] true shapes::identity: "its input";
+    "InstanceNormalization" ["epsilon"] true normalization::instance_normalization: "reduce_mean, unary, mul, add";
+    "LayerNormalization" ["axis", "epsilon", "stash_type"] true normalization::layer_normalization:
+        "reduce_mean, unary, mul, add; its statistics may not be used";
     "LeakyRelu" ["alpha"] true pointwise::leaky_relu: "relu, clip, mul, add";
-    "LogSoftmax" ["axis"] true softmax::log_softmax: "softmax, at the model's end; the loss is taken before it";
-    "MatMul" [] true layers::mat_mul: "linear; the second operand a learned matrix";
-    "Max" [] true pointwise::max: "clip; one operand constant";
+    "Log" [] true activations::plain: "unary";
+    "LogSoftmax" ["axis"] true softmax::log_softmax: "softmax; at the model's end the loss is taken before it";
+    "MatMul" [] true layers::mat_mul: "linear, the second operand a learned matrix; matrix_product, both computed";
+    "Max" [] true pointwise::max: "max, with broadcasting; clip by a constant";
     "MaxPool" ["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"] true pooling::max_pool:
-        "max_pool, 2-d; its indices may not be used";
-    "Min" [] true pointwise::min: "clip; one operand constant";
+        "max_pool, 1-d and 2-d; its indices may not be used";
+    "Min" [] true pointwise::min: "min, with broadcasting; clip by a constant";
+    "Mish" [] true activations::plain: "unary";
     "Mul" [] true pointwise::mul: "mul, with broadcasting";
     "Neg" [] true pointwise::neg: "mul by -1";
-    "Pad" ["mode", "pads", "value"] true pooling::pad: "padding of the convolution behind it; zeros, around rows and columns";
+    "Pad" ["mode", "pads", "value"] true slicing::pad: "padding of the convolution behind it, or pad; with a constant";
+    "Pow" [] true activations::pow: "mul, unary sqrt and reciprocal; the exponent a constant multiple of 0.5";
     "PRelu" [] true pointwise::p_relu: "relu, clip, mul, add";
-    "ReduceMean" ["axes", "keepdims", "noop_with_empty_axes"] true pooling::reduce_mean: "reduce_mean; over other axes than the batch";
+    "Reciprocal" [] true activations::plain: "unary";
+    "RMSNormalization" ["axis", "epsilon", "stash_type"] true normalization::rms_normalization: "mul, reduce_mean, unary";
+    "ReduceL1" ["axes", "keepdims", "noop_with_empty_axes"] true reduction::l1: "unary abs, sum_to";
+    "ReduceL2" ["axes", "keepdims", "noop_with_empty_axes"] true reduction::l2: "mul, sum_to, unary sqrt";
+    "ReduceMax" ["axes", "keepdims", "noop_with_empty_axes"] true reduction::max: "reduce_max; over other axes than the batch";
+    "ReduceMean" ["axes", "keepdims", "noop_with_empty_axes"] true reduction::mean: "reduce_mean; over other axes than the batch";
+    "ReduceMin" ["axes", "keepdims", "noop_with_empty_axes"] true reduction::min: "mul, reduce_max, mul";
+    "ReduceSum" ["axes", "keepdims", "noop_with_empty_axes"] true reduction::sum: "sum_to; over other axes than the batch";
+    "ReduceSumSquare" ["axes", "keepdims", "noop_with_empty_axes"] true reduction::sum_square: "mul, sum_to";
     "Relu" [] true pointwise::relu: "relu";
     "Reshape" ["allowzero"] true shapes::reshape: "reshape; the batch stays first";
+    "Selu" ["alpha", "gamma"] true activations::selu: "unary elu, mul";
     "Shape" ["end", "start"] false shapes::not_folded: "computed at import";
-    "Slice" ["axes", "ends", "starts"] false shapes::not_folded: "computed at import, of shapes only";
-    "Softmax" ["axis"] true softmax::softmax: "softmax, at the model's end; the loss is taken before it";
+    "Sigmoid" [] true activations::plain: "unary; x * Sigmoid(x) is silu";
+    "Slice" ["axes", "ends", "starts"] true slicing::slice: "slice, in positive steps; of shapes computed at import";
+    "Softmax" ["axis"] true softmax::softmax: "softmax; at the model's end the loss is taken before it";
+    "Softplus" [] true activations::plain: "unary";
+    "Softsign" [] true activations::softsign: "unary abs, add, div";
+    "SpaceToDepth" ["blocksize"] true shapes::space_to_depth: "reshape, transpose, reshape";
+    "Split" ["axis", "num_outputs", "split"] true slicing::split: "slice";
+    "Sqrt" [] true activations::plain: "unary";
     "Squeeze" ["axes"] true shapes::squeeze: "reshape";
     "Sub" [] true pointwise::sub: "add of the negative";
     "Sum" [] true pointwise::sum: "add";
-    "Transpose" ["perm"] true shapes::transpose: "transpose of a parameter; of activations only where no element moves";
+    "Swish" ["alpha"] true activations::swish: "unary silu";
+    "Tanh" [] true activations::plain: "unary";
+    "Transpose" ["perm"] true shapes::transpose: "transpose; the examples may lie along another axis until they are first again";
     "Unsqueeze" ["axes"] true shapes::unsqueeze: "reshape";
+    "Where" [] false shapes::not_folded: "computed at import, of shapes only";
 }
 
 /// The row of a node's operation.

@@ -8,7 +8,7 @@ pub(super) const FLOAT: i32 = 1;
 const INT32: i32 = 6;
 pub(super) const INT64: i32 = 7;
 const BOOL: i32 = 9;
-const DOUBLE: i32 = 11;
+pub(super) const DOUBLE: i32 = 11;
 
 /// One number of a tensor that import computes with: shapes and their like.
 #[derive(Clone, Copy, Debug, PartialEq)]

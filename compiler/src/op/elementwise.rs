@@ -2,7 +2,7 @@
 
 use super::infer::{broadcast, expect, operand_count, unary};
 use super::{Cost, NoGradient, Operator, Reference, ShapeError};
-use crate::ir::{Shape, Value};
+use crate::ir::{Shape, Tensor, Value};
 use crate::pass::differentiate::GradientBuilder;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,10 @@ pub struct Add {}
 /// (a, b) -> a * b
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mul {}
+
+/// (a, b) -> a / b
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Div {}
 
 /// x -> max(x, 0)
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,6 +113,39 @@ impl Operator for Mul {
 
     fn evaluate(&self, inputs: &[&Reference]) -> Vec<Reference> {
         vec![inputs[0].zip(inputs[1], |a, b| a * b)]
+    }
+}
+
+impl Operator for Div {
+    fn name(&self) -> &'static str {
+        "div"
+    }
+
+    fn infer(&self, inputs: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        infer_binary(self.name(), inputs)
+    }
+
+    /// With y the quotient: da = dy / b, db = -y da.
+    fn gradient(&self, builder: &mut GradientBuilder<'_>, gradients: &[Option<Value>]) -> Result<Vec<Option<Value>>, NoGradient> {
+        let Some(dy) = gradients[0] else { return Ok(vec![None; 2]) };
+        let shapes = [0, 1].map(|i| builder.shape(builder.input(i)).clone());
+        let share = builder.add(Div {}, &[dy, builder.input(1)])[0];
+        let da = builder.wants(0).then(|| builder.sum_to(share, &shapes[0]));
+        let db = builder.wants(1).then(|| {
+            let product = builder.add(Mul {}, &[share, builder.outputs()[0]])[0];
+            let minus = builder.constant(Tensor { dims: vec![], values: vec![-1.0] });
+            let negative = builder.add(Mul {}, &[product, minus])[0];
+            builder.sum_to(negative, &shapes[1])
+        });
+        Ok(vec![da, db])
+    }
+
+    fn cost(&self, _inputs: &[&Shape], outputs: &[&Shape]) -> Cost {
+        Cost::per_element(1.0, outputs[0])
+    }
+
+    fn evaluate(&self, inputs: &[&Reference]) -> Vec<Reference> {
+        vec![inputs[0].zip(inputs[1], |a, b| a / b)]
     }
 }
 

@@ -245,6 +245,73 @@ fn activations() {
 }
 
 #[test]
+fn functions_of_one_element() {
+    let functions = [
+        Function::Abs,
+        Function::Elu { alpha: 0.7 },
+        Function::Erf,
+        Function::Exp,
+        Function::Gelu,
+        Function::GeluTanh,
+        Function::Mish,
+        Function::Sigmoid,
+        Function::Silu,
+        Function::Softplus,
+        Function::Tanh,
+    ];
+    for function in functions {
+        let mut net = Net::new();
+        let x = net.learned(&[3, 4]);
+        let y = net.node(Unary { function }, &[x]);
+        net.check(y);
+    }
+    for function in [Function::Log, Function::Reciprocal, Function::Sqrt] {
+        let mut net = Net::new();
+        let x = net.learned(&[3, 4]);
+        let positive = net.node(Unary { function: Function::Exp }, &[x]);
+        let y = net.node(Unary { function }, &[positive]);
+        net.check(y);
+    }
+}
+
+#[test]
+fn quotients_and_choices_with_broadcasting() {
+    for dims in [vec![3, 4], vec![4], vec![3, 1], vec![1]] {
+        let mut net = Net::new();
+        let (x, p) = (net.learned(&[3, 4]), net.parameter(&dims));
+        let divisor = net.node(Unary { function: Function::Exp }, &[p]);
+        let quotient = net.node(Div {}, &[x, divisor]);
+        let inverse = net.node(Div {}, &[divisor, divisor]);
+        let y = net.node(Add {}, &[quotient, inverse]);
+        net.check(y);
+        for op in [Op::from(Max {}), Min {}.into()] {
+            let mut net = Net::new();
+            let (x, p) = (net.learned(&[3, 4]), net.parameter(&dims));
+            let chosen = net.node(op, &[p, x]);
+            let both = net.node(Add {}, &[x, p]);
+            let y = net.node(Add {}, &[chosen, both]);
+            net.check(y);
+        }
+        let mut net = Net::new();
+        let (a, b, c, d) = (net.input(&[3, 4]), net.input(&[3, 1]), net.learned(&[3, 4]), net.parameter(&dims));
+        let chosen = net.node(SelectLess {}, &[a, b, d, c]);
+        let both = net.node(Add {}, &[c, d]);
+        let y = net.node(Add {}, &[chosen, both]);
+        net.check(y);
+    }
+}
+
+#[test]
+fn equal_operands_of_an_extremum_share_its_gradient() {
+    for op in [Op::from(Max {}), Min {}.into()] {
+        let mut net = Net::new();
+        let x = net.learned(&[4]);
+        let y = net.node(op, &[x, x]);
+        net.check(y);
+    }
+}
+
+#[test]
 fn dropout_passes_what_its_mask_keeps() {
     let mut net = Net::new();
     let x = net.learned(&[4]);
@@ -291,6 +358,68 @@ fn reductions_and_their_transposes() {
     let weights = net.parameter(&[3, 4]);
     let product = net.node(Mul {}, &[wide, weights]);
     let y = net.node(SumTo { shape: Shape(vec![Dim::Batch, Dim::Fixed(1), Dim::Fixed(4)]) }, &[product]);
+    net.check(y);
+}
+
+#[test]
+fn maxima_over_axes() {
+    for (axes, keep_dims) in [(vec![2, 3], false), (vec![2, 3], true), (vec![1], false), (vec![3], true)] {
+        let mut net = Net::new();
+        let x = net.learned(&[2, 4, 2]);
+        let y = net.node(ReduceMax { axes, keep_dims }, &[x]);
+        net.check(y);
+    }
+    let mut net = Net::new();
+    let x = net.learned(&[2, 1]);
+    let twice = net.node(Expand { shape: Shape::batched(&[2, 3]) }, &[x]);
+    let y = net.node(ReduceMax { axes: vec![2], keep_dims: false }, &[twice]);
+    net.check(y);
+}
+
+#[test]
+fn parts_of_axes() {
+    let ops = [
+        Op::from(Slice { axis: 1, start: 1, step: 2, count: 2 }),
+        Slice { axis: 3, start: 0, step: 1, count: 1 }.into(),
+        Pad { axis: 2, start: 1, step: 3, extent: 6, fill: 0.5 }.into(),
+        Transpose { perm: vec![0, 3, 1, 2] }.into(),
+    ];
+    for op in ops {
+        let mut net = Net::new();
+        let x = net.learned(&[4, 2, 3]);
+        let y = net.node(op, &[x]);
+        net.check(y);
+    }
+    for axis in 1..3 {
+        let mut net = Net::new();
+        let (x, token) = (net.learned(&[2, 3]), net.parameter(if axis == 1 { &[1, 1, 3] } else { &[1, 2, 1] }));
+        let y = net.node(Concat { axis }, &[token, x, x]);
+        net.check(y);
+    }
+    let mut net = Net::new();
+    let (x, a, b) = (net.input(&[3, 2]), net.parameter(&[2, 2]), net.parameter(&[1, 2]));
+    let joined = net.node(Concat { axis: 0 }, &[a, b]);
+    let y = net.node(Mul {}, &[x, joined]);
+    net.check(y);
+}
+
+#[test]
+fn products_of_computed_matrices() {
+    for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false), (true, true)] {
+        for lead in [vec![], vec![2]] {
+            let dims = |matrix: [usize; 2], transposed: bool| {
+                let matrix = if transposed { [matrix[1], matrix[0]] } else { matrix };
+                [lead.as_slice(), matrix.as_slice()].concat()
+            };
+            let mut net = Net::new();
+            let (a, b) = (net.learned(&dims([2, 3], transpose_a)), net.learned(&dims([3, 4], transpose_b)));
+            let y = net.node(MatrixProduct { transpose_a, transpose_b }, &[a, b]);
+            net.check(y);
+        }
+    }
+    let mut net = Net::new();
+    let x = net.learned(&[2, 3]);
+    let y = net.node(MatrixProduct { transpose_a: false, transpose_b: true }, &[x, x]);
     net.check(y);
 }
 

@@ -3,20 +3,24 @@
 //! Everything an operation means is said here: its shape, its gradient, its cost, its f64 reference.
 //! Lowering (in `program`) matches on [`Op`] exhaustively, so a new operation shows where it must be handled.
 
+pub mod comparison;
 pub mod convolution;
 pub mod dropout;
 pub mod elementwise;
 mod infer;
 pub mod linear;
 pub mod loss;
+pub mod matrix_product;
 pub mod normalization;
 pub mod pooling;
 pub mod reduction;
 mod reference;
 pub mod shape_ops;
+pub mod slicing;
 pub mod softmax;
 pub mod source;
 pub(crate) mod spatial;
+pub mod unary;
 
 #[cfg(test)]
 mod gradient_tests;
@@ -25,17 +29,21 @@ use crate::ir::{Shape, Value};
 use crate::pass::differentiate::GradientBuilder;
 use serde::{Deserialize, Serialize};
 
+pub use comparison::{Max, Min, SelectLess};
 pub use convolution::{Convolution, ConvolutionBackward, ConvolutionWeightGradient};
 pub use dropout::{Dropout, DropoutMask};
-pub use elementwise::{Add, Clip, ClipGradient, Mul, Relu, ReluGradient};
+pub use elementwise::{Add, Clip, ClipGradient, Div, Mul, Relu, ReluGradient};
 pub use linear::{Linear, LinearBackward, LinearWeightGradient};
 pub use loss::{MeanSquaredError, SoftmaxCrossEntropy};
+pub use matrix_product::MatrixProduct;
 pub use normalization::{BatchMoments, BatchNormalization, Normalize, NormalizeBackward, NormalizeSums, RunningAverage};
 pub use pooling::{AveragePool, AveragePoolGradient, MaxPool, MaxPoolGradient};
-pub use reduction::{Expand, ReduceMean, SumTo};
+pub use reduction::{Expand, ReduceMax, ReduceMean, SumTo};
 pub use shape_ops::{Reshape, Transpose};
+pub use slicing::{Concat, Pad, Slice};
 pub use softmax::Softmax;
 pub use source::{Constant, Input, Parameter, Target};
+pub use unary::{Function, Unary, UnaryGradient};
 
 /// A tensor of `f64` with every extent known: what references compute on. Row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,6 +179,8 @@ operators! {
     LinearBackward,
     /// (x, w, dy) -> dw.
     LinearWeightGradient,
+    /// Product of two computed matrices an example: a `[N, .., M, K]`, b `[N, .., K, P]`.
+    MatrixProduct,
     // Normalization
     /// As imported; `pass::specialize` splits it before anything is differentiated or lowered.
     BatchNormalization,
@@ -189,6 +199,18 @@ operators! {
     Add,
     /// a * b
     Mul,
+    /// a / b
+    Div,
+    /// The larger of a and b.
+    Max,
+    /// The smaller of a and b.
+    Min,
+    /// (a, b, c, d) -> c where a < b, else d
+    SelectLess,
+    /// f(x) for one of the functions of [`Function`].
+    Unary,
+    /// (dy, x or y) -> dy * f'(x)
+    UnaryGradient,
     /// max(x, 0)
     Relu,
     /// (dy, y) -> dy where y > 0, else 0
@@ -214,6 +236,8 @@ operators! {
     // Reductions and their transposes
     /// Mean over axes other than the batch.
     ReduceMean,
+    /// The largest over axes other than the batch.
+    ReduceMax,
     /// Broadcast to a shape.
     Expand,
     /// Sum down to a shape: the transpose of broadcasting; the batch may vanish.
@@ -221,9 +245,15 @@ operators! {
     // Shapes
     /// Same elements, other axes; the batch stays first.
     Reshape,
-    /// Axes permuted; of uniform values only.
+    /// Axes permuted; the batch stays first.
     Transpose,
-    /// Softmax or its logarithm over the last axis, at the model's end.
+    /// Every so many-th element of an axis.
+    Slice,
+    /// Elements of an axis, moved apart or away from its ends.
+    Pad,
+    /// One after the other along an axis.
+    Concat,
+    /// Softmax or its logarithm over the last axis.
     Softmax,
     // Losses: (prediction, target) -> (loss of each example, correct or not, gradient of the mean loss by prediction)
     /// Cross-entropy of a softmax over classes.
@@ -239,6 +269,12 @@ impl Op {
             self,
             Op::Add(_)
                 | Op::Mul(_)
+                | Op::Div(_)
+                | Op::Max(_)
+                | Op::Min(_)
+                | Op::SelectLess(_)
+                | Op::Unary(_)
+                | Op::UnaryGradient(_)
                 | Op::Relu(_)
                 | Op::ReluGradient(_)
                 | Op::Clip(_)

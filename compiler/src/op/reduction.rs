@@ -1,7 +1,7 @@
 //! Reductions and their transposes.
 
 use super::infer::unary;
-use super::{Cost, Mul, NoGradient, Operator, Reference, Reshape, ShapeError};
+use super::{Cost, Div, Mul, NoGradient, Operator, Reference, Reshape, SelectLess, ShapeError};
 use crate::ir::{Dim, Shape, Tensor, Value};
 use crate::pass::differentiate::GradientBuilder;
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,15 @@ use serde::{Deserialize, Serialize};
 /// Mean over axes other than the batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReduceMean {
+    /// Axes of the input, ascending.
+    pub axes: Vec<usize>,
+    /// Whether they stay, with extent 1.
+    pub keep_dims: bool,
+}
+
+/// The largest over axes other than the batch. Its gradient goes in equal parts to the elements that are it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReduceMax {
     /// Axes of the input, ascending.
     pub axes: Vec<usize>,
     /// Whether they stay, with extent 1.
@@ -29,15 +38,30 @@ pub struct SumTo {
     pub shape: Shape,
 }
 
-impl ReduceMean {
-    /// The result's axes if the reduced ones stay with extent 1.
-    fn kept(&self, x: &Shape) -> Shape {
-        Shape(x.0.iter().enumerate().map(|(i, &d)| if self.axes.contains(&i) { Dim::Fixed(1) } else { d }).collect())
-    }
+/// The axes of x if the reduced ones stay with extent 1.
+fn kept(x: &Shape, axes: &[usize]) -> Shape {
+    Shape(x.0.iter().enumerate().map(|(i, &d)| if axes.contains(&i) { Dim::Fixed(1) } else { d }).collect())
+}
 
-    fn count(&self, x: &Shape) -> usize {
-        x.elements() / self.kept(x).elements().max(1)
+/// The shape of a reduction of x.
+fn reduced(op: &str, x: &Shape, axes: &[usize], keep_dims: bool) -> Result<Shape, ShapeError> {
+    let wrong = |hint: &str| ShapeError::new(format!("{op} of {x} over axes {axes:?}"), hint);
+    if !axes.is_sorted_by(|a, b| a < b) || axes.last().is_some_and(|&a| a >= x.rank()) {
+        return Err(wrong("axes must be ascending and below the rank"));
     }
+    if axes.iter().any(|&a| !matches!(x.0[a], Dim::Fixed(1..))) {
+        return Err(wrong("a reduction over the batch, or over nothing, is not supported"));
+    }
+    if keep_dims {
+        return Ok(kept(x, axes));
+    }
+    Ok(Shape(x.0.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, &d)| d).collect()))
+}
+
+/// Extents of a reduction's result.
+fn reduced_dims(dims: &[usize], axes: &[usize], keep_dims: bool) -> Vec<usize> {
+    let extent = |(i, &d): (usize, &usize)| if axes.contains(&i) { keep_dims.then_some(1) } else { Some(d) };
+    dims.iter().enumerate().filter_map(extent).collect()
 }
 
 impl Operator for ReduceMean {
@@ -46,27 +70,18 @@ impl Operator for ReduceMean {
     }
 
     fn infer(&self, inputs: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
-        let x = unary(self.name(), inputs)?;
-        let wrong = |hint: &str| ShapeError::new(format!("reduce_mean of {x} over axes {:?}", self.axes), hint);
-        if !self.axes.is_sorted_by(|a, b| a < b) || self.axes.last().is_some_and(|&a| a >= x.rank()) {
-            return Err(wrong("axes must be ascending and below the rank"));
-        }
-        if self.axes.iter().any(|&a| !matches!(x.0[a], Dim::Fixed(1..))) {
-            return Err(wrong("a mean over the batch, or over nothing, is not supported"));
-        }
-        if self.keep_dims {
-            return Ok(vec![self.kept(x)]);
-        }
-        Ok(vec![Shape(x.0.iter().enumerate().filter(|(i, _)| !self.axes.contains(i)).map(|(_, &d)| d).collect())])
+        Ok(vec![reduced(self.name(), unary(self.name(), inputs)?, &self.axes, self.keep_dims)?])
     }
 
     fn gradient(&self, builder: &mut GradientBuilder<'_>, gradients: &[Option<Value>]) -> Result<Vec<Option<Value>>, NoGradient> {
         let Some(mut dy) = gradients[0] else { return Ok(vec![None]) };
         let x = builder.shape(builder.input(0)).clone();
+        let kept = kept(&x, &self.axes);
+        let count = x.elements() / kept.elements().max(1);
         if !self.keep_dims {
-            dy = builder.add(Reshape { shape: self.kept(&x) }, &[dy])[0];
+            dy = builder.add(Reshape { shape: kept }, &[dy])[0];
         }
-        let share = builder.constant(Tensor { dims: vec![], values: vec![1.0 / self.count(&x) as f32] });
+        let share = builder.constant(Tensor { dims: vec![], values: vec![1.0 / count as f32] });
         let scaled = builder.add(Mul {}, &[dy, share])[0];
         Ok(vec![Some(builder.add(Expand { shape: x }, &[scaled])[0])])
     }
@@ -77,13 +92,43 @@ impl Operator for ReduceMean {
 
     fn evaluate(&self, inputs: &[&Reference]) -> Vec<Reference> {
         let x = inputs[0];
-        let kept: Vec<usize> = x.dims.iter().enumerate().map(|(i, &d)| if self.axes.contains(&i) { 1 } else { d }).collect();
         let count: usize = self.axes.iter().map(|&a| x.dims[a]).product();
-        let mut mean = x.sum_to(&kept).map(|sum| sum / count as f64);
+        let mean = x.sum_to(&reduced_dims(&x.dims, &self.axes, true)).map(|sum| sum / count as f64);
+        vec![Reference { dims: reduced_dims(&x.dims, &self.axes, self.keep_dims), values: mean.values }]
+    }
+}
+
+impl Operator for ReduceMax {
+    fn name(&self) -> &'static str {
+        "reduce_max"
+    }
+
+    fn infer(&self, inputs: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        Ok(vec![reduced(self.name(), unary(self.name(), inputs)?, &self.axes, self.keep_dims)?])
+    }
+
+    fn gradient(&self, builder: &mut GradientBuilder<'_>, gradients: &[Option<Value>]) -> Result<Vec<Option<Value>>, NoGradient> {
+        let Some(mut dy) = gradients[0] else { return Ok(vec![None]) };
+        let (x, mut y) = (builder.input(0), builder.outputs()[0]);
+        let kept = kept(builder.shape(x), &self.axes);
         if !self.keep_dims {
-            mean.dims = x.dims.iter().enumerate().filter(|(i, _)| !self.axes.contains(i)).map(|(_, &d)| d).collect();
+            [dy, y] = [dy, y].map(|value| builder.add(Reshape { shape: kept.clone() }, &[value])[0]);
         }
-        vec![mean]
+        let [zero, one] = [0.0, 1.0].map(|number| builder.constant(Tensor { dims: vec![], values: vec![number] }));
+        let largest = builder.add(SelectLess {}, &[x, y, zero, one])[0];
+        let count = builder.sum_to(largest, &kept);
+        let share = builder.add(Div {}, &[dy, count])[0];
+        Ok(vec![Some(builder.add(Mul {}, &[largest, share])[0])])
+    }
+
+    fn cost(&self, inputs: &[&Shape], _outputs: &[&Shape]) -> Cost {
+        Cost::per_element(1.0, inputs[0])
+    }
+
+    fn evaluate(&self, inputs: &[&Reference]) -> Vec<Reference> {
+        let x = inputs[0];
+        let largest = x.fold_to(&reduced_dims(&x.dims, &self.axes, true), f64::NEG_INFINITY, f64::max);
+        vec![Reference { dims: reduced_dims(&x.dims, &self.axes, self.keep_dims), values: largest.values }]
     }
 }
 
@@ -167,6 +212,8 @@ mod tests {
         assert_eq!(mean(&[2], false), Reference { dims: vec![2, 2], values: vec![2.0, 5.0, 8.0, 11.0] });
         assert_eq!(mean(&[1, 2], true), Reference { dims: vec![2, 1, 1], values: vec![3.5, 9.5] });
         assert_eq!(mean(&[1], false), Reference { dims: vec![2, 3], values: vec![2.5, 3.5, 4.5, 8.5, 9.5, 10.5] });
+        let largest = ReduceMax { axes: vec![1], keep_dims: false }.evaluate(&[&x]).remove(0);
+        assert_eq!(largest, Reference { dims: vec![2, 3], values: vec![4.0, 5.0, 6.0, 10.0, 11.0, 12.0] });
     }
 
     #[test]

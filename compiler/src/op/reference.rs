@@ -41,11 +41,16 @@ impl Reference {
         if self.dims == dims {
             return self.clone();
         }
-        let mut sums = Reference::full(dims, 0.0);
-        for (value, i) in self.values.iter().zip(broadcast_offsets(dims, &self.dims)) {
-            sums.values[i] += value;
+        self.fold_to(dims, 0.0, |sum, value| sum + value)
+    }
+
+    /// Combined down to `dims`, which broadcasts to its own, beginning with `first`.
+    pub(super) fn fold_to(&self, dims: &[usize], first: f64, f: impl Fn(f64, f64) -> f64) -> Self {
+        let mut folded = Reference::full(dims, first);
+        for (&value, i) in self.values.iter().zip(broadcast_offsets(dims, &self.dims)) {
+            folded.values[i] = f(folded.values[i], value);
         }
-        sums
+        folded
     }
 
     /// Elements of one (example, channel) plane of a tensor `[N, C, ..]`.

@@ -13,7 +13,7 @@ pub struct Reshape {
     pub shape: Shape,
 }
 
-/// Axes permuted; of uniform values only.
+/// Axes permuted; the batch stays first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Transpose {
     /// Axis i of the result is axis `perm[i]` of the input.
@@ -61,13 +61,13 @@ impl Operator for Transpose {
     fn infer(&self, inputs: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
         let x = unary(self.name(), inputs)?;
         let wrong = |hint: &str| ShapeError::new(format!("transpose of {x} by {:?}", self.perm), hint);
-        if x.is_batched() {
-            return Err(wrong("only uniform values (parameters and what is computed from them) can be transposed"));
-        }
         let mut axes = self.perm.clone();
         axes.sort_unstable();
         if !axes.iter().copied().eq(0..x.rank()) {
             return Err(wrong("the permutation must name every axis once"));
+        }
+        if x.is_batched() && self.perm[0] != 0 {
+            return Err(wrong("the batch must stay the first axis"));
         }
         Ok(vec![Shape(self.perm.iter().map(|&axis| x.0[axis]).collect())])
     }
@@ -112,7 +112,8 @@ mod tests {
         assert!(Reshape { shape: Shape::batched(&[13]) }.infer(&[&x]).is_err());
         assert!(Reshape { shape: Shape::uniform(&[12]) }.infer(&[&x]).is_err());
         assert!(Reshape { shape: Shape(vec![Dim::Fixed(12), Dim::Batch]) }.infer(&[&x]).is_err());
-        assert!(Transpose { perm: vec![0, 2, 1] }.infer(&[&x]).is_err());
+        assert_eq!(Transpose { perm: vec![0, 2, 1] }.infer(&[&x]).unwrap(), [Shape::batched(&[6, 2])]);
+        assert!(Transpose { perm: vec![1, 0, 2] }.infer(&[&x]).is_err());
         let w = Shape::uniform(&[2, 6]);
         assert_eq!(Transpose { perm: vec![1, 0] }.infer(&[&w]).unwrap(), [Shape::uniform(&[6, 2])]);
         assert!(Transpose { perm: vec![1, 1] }.infer(&[&w]).is_err());

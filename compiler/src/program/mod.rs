@@ -174,7 +174,7 @@ pub struct Map {
     pub sums: Vec<(MapOperand, usize)>,
 }
 
-/// One operation on chain values. Each is one IEEE operation a lane, so engines agree bit for bit.
+/// One operation on chain values. Each is one IEEE operation a lane, or one rearrangement of a float's bits, so engines agree bit for bit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ChainOp {
     /// A constant.
@@ -193,6 +193,12 @@ pub enum ChainOp {
     Sqrt(usize),
     /// `if a < b { c } else { d }` (false when unordered)
     SelectLess(usize, usize, usize, usize),
+    /// 2^a for integral a from -126 to 127: [`mest_runtime::lanes::math::power_of_two`].
+    PowerOfTwo(usize),
+    /// The e of a positive normal float m 2^e with m from sqrt(1/2) to sqrt(2): [`mest_runtime::lanes::math::exponent`].
+    Exponent(usize),
+    /// That m: [`mest_runtime::lanes::math::significand`].
+    Significand(usize),
 }
 
 /// A kernel: distinct by its shape, shared by all launches that have it.

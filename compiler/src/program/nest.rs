@@ -93,7 +93,7 @@ fn depth(strides: &[usize]) -> usize {
 pub fn operands(operation: &ChainOp) -> Vec<usize> {
     match *operation {
         ChainOp::Constant(_) => vec![],
-        ChainOp::Sqrt(a) => vec![a],
+        ChainOp::Sqrt(a) | ChainOp::PowerOfTwo(a) | ChainOp::Exponent(a) | ChainOp::Significand(a) => vec![a],
         ChainOp::Add(a, b) | ChainOp::Sub(a, b) | ChainOp::Mul(a, b) | ChainOp::Div(a, b) => vec![a, b],
         ChainOp::Fma(a, b, c) => vec![a, b, c],
         ChainOp::SelectLess(a, b, c, d) => vec![a, b, c, d],

@@ -2,7 +2,7 @@
 
 use super::*;
 use mest_runtime::arena::Arena;
-use mest_runtime::lanes::Isa;
+use mest_runtime::lanes::{Isa, math};
 use mest_runtime::manifest::{self, BatchedSlot, Io, Manifest, Template};
 use mest_runtime::network::Phase;
 use mest_runtime::tile::{Pack, StageRows, Tile};
@@ -141,17 +141,31 @@ pub(crate) fn elementwise(lanes: usize) -> Program {
         stores: vec![(moved(at(5, 0, &[(0, plane)]), &strides), 1)],
         sums: vec![],
     };
+    let bits = |width, extents: Vec<usize>, step: usize, first: isize| {
+        let place = |argument, constant| moved(at(argument, constant, &[(0, plane)]), &[step]);
+        let operations = vec![ChainOp::Exponent(0), ChainOp::Significand(0), ChainOp::PowerOfTwo(0), ChainOp::Mul(2, 3)];
+        let stores = vec![(place(6, first), 1), (place(6, first + 2 * plane), 4)];
+        Statement::Map(Map { width, extents, loads: vec![place(0, 0)], operations, stores, sums: vec![] })
+    };
+    let bits = [bits(Width::Lanes, vec![60], l, 0), bits(Width::Scalar, vec![60 * l], 1, 4 * plane)];
     let kernel = Kernel {
         name: "elementwise_3x4x5".to_owned(),
-        arguments: floats(&["x", "scale", "live", "y", "sums", "doubled"]),
+        arguments: floats(&["x", "scale", "live", "y", "sums", "doubled", "bits"]),
         domain: vec![2],
-        body: vec![Statement::Map(chain), Statement::Map(copy)],
+        body: [Statement::Map(chain), Statement::Map(copy)].into_iter().chain(bits).collect(),
         scratch: 0,
     };
     let f = Element::F32;
-    let slots =
-        [("x", f, 120 * l), ("scale", f, 8 + l), ("live", f, 2 * l), ("y", f, 126 * l), ("sums", f, 10 * l), ("doubled", f, 120 * l)];
-    program(l, &slots, vec![kernel], &[(0, &[(0, 0), (1, 3), (2, 0), (3, 0), (4, 0), (5, 0)])])
+    let slots = [
+        ("x", f, 120 * l),
+        ("scale", f, 8 + l),
+        ("live", f, 2 * l),
+        ("y", f, 126 * l),
+        ("sums", f, 10 * l),
+        ("doubled", f, 120 * l),
+        ("bits", f, 480 * l),
+    ];
+    program(l, &slots, vec![kernel], &[(0, &[(0, 0), (1, 3), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0)])])
 }
 
 /// Scalars over a domain with an extent of 1, a loop, an index that runs backwards, a sum per item, two launches that follow each other.
@@ -307,6 +321,9 @@ impl Oracle<'_> {
                     ChainOp::Fma(a, b, c) if self.fused => v[a].mul_add(v[b], v[c]),
                     ChainOp::Fma(a, b, c) => v[a] * v[b] + v[c],
                     ChainOp::Sqrt(a) => v[a].sqrt(),
+                    ChainOp::PowerOfTwo(a) => math::power_of_two(v[a]),
+                    ChainOp::Exponent(a) => math::exponent(v[a]),
+                    ChainOp::Significand(a) => math::significand(v[a]),
                     ChainOp::SelectLess(a, b, c, d) => {
                         if v[a] < v[b] {
                             v[c]

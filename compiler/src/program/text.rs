@@ -196,6 +196,9 @@ impl Display for ChainOp {
             ChainOp::Div(a, b) => write!(f, "v{a} / v{b}"),
             ChainOp::Fma(a, b, c) => write!(f, "fma(v{a}, v{b}, v{c})"),
             ChainOp::Sqrt(a) => write!(f, "sqrt(v{a})"),
+            ChainOp::PowerOfTwo(a) => write!(f, "power_of_two(v{a})"),
+            ChainOp::Exponent(a) => write!(f, "exponent(v{a})"),
+            ChainOp::Significand(a) => write!(f, "significand(v{a})"),
             ChainOp::SelectLess(a, b, c, d) => write!(f, "if v{a} < v{b} {{ v{c} }} else {{ v{d} }}"),
         }
     }

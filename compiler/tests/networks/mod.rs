@@ -177,7 +177,7 @@ fn plain(strides: [usize; 2], pads: [usize; 4]) -> Convolution {
 
 /// Every case.
 pub(crate) fn all() -> Vec<Case> {
-    vec![perceptron(), residual(), mobile(), pooled(), odd_geometry(), regression(), gated()]
+    vec![perceptron(), residual(), mobile(), pooled(), odd_geometry(), regression(), gated(), functions(), parts(), attention()]
 }
 
 fn perceptron() -> Case {
@@ -291,4 +291,105 @@ fn gated() -> Case {
     let x = b.flatten(x);
     let y = b.linear(x, 5);
     b.finish("gated", y, 16, sgd(0.9, false), &[("conv1", 0.6), ("conv7", 0.3)])
+}
+
+/// Every function of one element, quotients and choices, over images and over rows.
+fn functions() -> Case {
+    let (mut b, x) = Builder::new("functions", &[3, 5, 4]);
+    let x = b.convolution(x, 6, [3, 3], plain([1, 1], [1, 1, 1, 1]), true);
+    let gate = b.parameter("gate", &[6, 1, 1], Role::Trainable, |s| s.normal());
+    let gate = b.add("gate_sigmoid", Unary { function: Function::Sigmoid }, &[gate]);
+    let gated = b.add("gated", Mul {}, &[x, gate]);
+    let larger = b.add("larger", Max {}, &[gated, x]);
+    let smaller = b.add("smaller", Min {}, &[gated, x]);
+    let bounded = [Function::Abs, Function::Tanh, Function::Erf, Function::Softplus, Function::Elu { alpha: 1.5 }];
+    let mut sum = smaller;
+    for (i, function) in bounded.into_iter().enumerate() {
+        let y = b.add(&format!("bounded{i}"), Unary { function }, &[larger]);
+        sum = b.add(&format!("sum{i}"), Add {}, &[sum, y]);
+    }
+    let exponential = b.add("exponential", Unary { function: Function::Exp }, &[gated]);
+    let mut product = exponential;
+    for (i, function) in [Function::Sqrt, Function::Reciprocal, Function::Log].into_iter().enumerate() {
+        let y = b.add(&format!("positive{i}"), Unary { function }, &[exponential]);
+        product = b.add(&format!("product{i}"), Add {}, &[product, y]);
+    }
+    let softplus = b.add("softplus", Unary { function: Function::Softplus }, &[product]);
+    let x = b.add("quotient", Div {}, &[sum, softplus]);
+    let x = b.convolution(x, 4, [3, 3], plain([2, 2], [0, 0, 1, 1]), false);
+    let x = b.flatten(x);
+    let mut x = b.linear(x, 12);
+    for (i, function) in [Function::Gelu, Function::GeluTanh, Function::Silu, Function::Mish].into_iter().enumerate() {
+        x = b.add(&format!("activation{i}"), Unary { function }, &[x]);
+        x = b.linear(x, 12);
+    }
+    let zero = b.add("zero", Constant { value: Tensor { dims: vec![], values: vec![0.25] } }, &[]);
+    let slope = b.parameter("slope", &[12], Role::Trainable, |s| s.normal());
+    let tone = b.parameter("tone", &[1], Role::Trainable, |s| s.normal());
+    let slope = b.add("toned", Mul {}, &[slope, tone]);
+    let leak = b.add("leak", Mul {}, &[x, slope]);
+    let x = b.add("selected", SelectLess {}, &[zero, x, x, leak]);
+    let y = b.linear(x, 5);
+    b.finish("functions", y, 19, sgd(0.9, false), &[("conv1", 0.6)])
+}
+
+/// Slices, padding, concatenation, transposes and maxima, of images and of uniform values.
+fn parts() -> Case {
+    let (mut b, x) = Builder::new("parts", &[3, 8, 6]);
+    let x = b.convolution(x, 6, [3, 3], plain([1, 1], [1, 1, 1, 1]), true);
+    let odd = b.add("odd", Slice { axis: 2, start: 1, step: 2, count: 3 }, &[x]);
+    let wide = b.add("wide", Pad { axis: 2, start: 1, step: 2, extent: 8, fill: 0.25 }, &[odd]);
+    let border = b.parameter("border", &[1, 2, 8, 6], Role::Trainable, |s| s.normal());
+    let joined = b.add("joined", Concat { axis: 1 }, &[wide, border, x]);
+    // Large enough for its gradient to be summed in bands.
+    let plane = b.parameter("plane", &[14, 8, 6], Role::Trainable, |s| s.normal());
+    let joined = b.add("shifted", Add {}, &[joined, plane]);
+    let x = b.convolution(joined, 5, [1, 1], plain([1, 1], [0; 4]), false);
+    let turned = b.add("turned", Transpose { perm: vec![0, 3, 1, 2] }, &[x]);
+    let columns = b.add("columns", ReduceMax { axes: vec![2], keep_dims: true }, &[turned]);
+    let rest = b.add("rest", Add {}, &[turned, columns]);
+    let largest = b.add("largest", ReduceMax { axes: vec![1, 3], keep_dims: false }, &[rest]);
+    let (first, second) =
+        (b.parameter("first", &[2], Role::Trainable, |s| s.normal()), b.parameter("second", &[4], Role::Trainable, |s| s.normal()));
+    let both = b.add("both", Concat { axis: 0 }, &[first, second]);
+    let some = b.add("some", Slice { axis: 0, start: 0, step: 1, count: 5 }, &[both]);
+    let x = b.add("scaled", Mul {}, &[largest, some]);
+    let y = b.linear(x, 4);
+    b.finish("parts", y, 18, sgd(0.9, false), &[("conv1", 0.5)])
+}
+
+/// A transformer's block over patches with a class token.
+fn attention() -> Case {
+    let (mut b, x) = Builder::new("attention", &[2, 6, 6]);
+    let x = b.convolution(x, 8, [2, 2], plain([2, 2], [0; 4]), true);
+    let x = b.add("patches", Reshape { shape: Shape::batched(&[8, 9]) }, &[x]);
+    let x = b.add("tokens", Transpose { perm: vec![0, 2, 1] }, &[x]);
+    let position = b.parameter("position", &[1, 9, 8], Role::Trainable, |s| s.normal());
+    let x = b.add("placed", Add {}, &[x, position]);
+    let class = b.parameter("class", &[1, 1, 8], Role::Trainable, |s| s.normal());
+    let x = b.add("with_class", Concat { axis: 1 }, &[class, x]);
+    let mean = b.add("mean", ReduceMean { axes: vec![2], keep_dims: true }, &[x]);
+    let gain = b.parameter("gain", &[8], Role::Trainable, |s| 1.0 + 0.2 * s.normal());
+    let x = b.add("centred", Add {}, &[x, mean]);
+    let x = b.add("scaled", Mul {}, &[x, gain]);
+    let qkv = b.linear(x, 24);
+    let qkv = b.add("heads", Reshape { shape: Shape::batched(&[10, 3, 2, 4]) }, &[qkv]);
+    let qkv = b.add("qkv", Transpose { perm: vec![0, 2, 3, 1, 4] }, &[qkv]);
+    let [q, k, v] = ["q", "k", "v"].map(|name| {
+        let start = ["q", "k", "v"].iter().position(|n| *n == name).unwrap_or(0);
+        let part = b.add(&format!("{name}_part"), Slice { axis: 1, start, step: 1, count: 1 }, &[qkv]);
+        b.add(name, Reshape { shape: Shape::batched(&[2, 10, 4]) }, &[part])
+    });
+    let scores = b.add("scores", MatrixProduct { transpose_a: false, transpose_b: true }, &[q, k]);
+    let shares = b.add("shares", Softmax { log: false }, &[scores]);
+    let mixed = b.add("mixed", MatrixProduct { transpose_a: false, transpose_b: false }, &[shares, v]);
+    let mixed = b.add("mixed_tokens", Transpose { perm: vec![0, 2, 1, 3] }, &[mixed]);
+    let mixed = b.add("mixed_flat", Reshape { shape: Shape::batched(&[10, 8]) }, &[mixed]);
+    let y = b.linear(mixed, 8);
+    let x = b.add("residual", Add {}, &[x, y]);
+    let x = b.add("gelu", Unary { function: Function::Gelu }, &[x]);
+    let x = b.add("class_part", Slice { axis: 1, start: 0, step: 1, count: 1 }, &[x]);
+    let x = b.flatten(x);
+    let y = b.linear(x, 5);
+    b.finish("attention", y, 20, sgd(0.9, false), &[("linear2", 0.4)])
 }

@@ -3,13 +3,20 @@
 use super::{Buffer, Lanes};
 
 /// Adding and subtracting this rounds a float of less than 2^22 to the nearest integer, ties to even.
-const ROUND: f32 = 12_582_912.0;
+pub const ROUND: f32 = 12_582_912.0;
+/// [`ROUND`] and the bias of a float's exponent.
+pub const EXPONENT: f32 = ROUND + 127.0;
+/// Subtracting the bits of sqrt(1/2) makes the exponent field of a float count from it.
+pub const SQRT_HALF_BITS: u32 = 0x3f35_04f3;
 /// ln 2 split so that a small integer times the first part is exact.
-const LN2_HIGH: f32 = 0.693_359_4;
-const LN2_LOW: f32 = -2.121_944_4e-4;
+pub const LN2_HIGH: f32 = 0.693_359_4;
+/// The rest of ln 2.
+pub const LN2_LOW: f32 = -2.121_944_4e-4;
 
-const EXP: [f32; 6] = [1.987_569_2e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
-const LOG: [f32; 9] = [
+/// Of exp(r) = 1 + r + r^2 p(r).
+pub const EXP: [f32; 6] = [1.987_569_2e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+/// Of log(1 + f) = f - f^2 / 2 + f^3 p(f).
+pub const LOG: [f32; 9] = [
     7.037_683_6e-2,
     -1.151_461e-1,
     1.167_699_9e-1,
@@ -35,7 +42,7 @@ unsafe fn polynomial<L: Lanes>(x: L::V, coefficients: &[f32]) -> L::V {
 }
 
 #[inline(always)]
-unsafe fn lane_by_lane<L: Lanes>(v: L::V, f: impl Fn(f32) -> f32) -> L::V {
+pub(super) unsafe fn lane_by_lane<L: Lanes>(v: L::V, f: impl Fn(f32) -> f32) -> L::V {
     // SAFETY: the caller vouches for the instruction set.
     unsafe {
         let mut buffer: Buffer = L::to_buffer(v);
@@ -46,10 +53,10 @@ unsafe fn lane_by_lane<L: Lanes>(v: L::V, f: impl Fn(f32) -> f32) -> L::V {
     }
 }
 
-/// 2^n for integral n from -126 to 127.
+/// 2^n for integral n from -126 to 127. Adding [`EXPONENT`] puts n + 127 into the last bits; the shift makes an exponent of them.
 #[inline(always)]
-fn power_of_two(n: f32) -> f32 {
-    f32::from_bits((((n as i32) + 127) as u32) << 23)
+pub fn power_of_two(n: f32) -> f32 {
+    f32::from_bits((n + EXPONENT).to_bits() << 23)
 }
 
 #[inline(always)]
@@ -68,22 +75,21 @@ pub(super) unsafe fn exp<L: Lanes>(v: L::V) -> L::V {
         let mantissa = L::add(tail, L::splat(1.0));
         // Two factors, since 2^n alone leaves the range of normal floats where the result underflows gradually.
         let half = L::sub(L::fma(n, L::splat(0.5), round), round);
-        let scaled = L::mul(mantissa, lane_by_lane::<L>(half, power_of_two));
-        L::mul(scaled, lane_by_lane::<L>(L::sub(n, half), power_of_two))
+        let scaled = L::mul(mantissa, L::power_of_two(half));
+        L::mul(scaled, L::power_of_two(L::sub(n, half)))
     }
 }
 
 /// The exponent e of a positive normal float as m 2^e with m in [sqrt(1/2), sqrt(2)).
 #[inline(always)]
-fn exponent(x: f32) -> f32 {
-    // Subtracting the bits of sqrt(1/2) makes the exponent field count from it.
-    ((x.to_bits().wrapping_sub(0x3f35_04f3) as i32) >> 23) as f32
+pub fn exponent(x: f32) -> f32 {
+    ((x.to_bits().wrapping_sub(SQRT_HALF_BITS) as i32) >> 23) as f32
 }
 
 /// The m of [`exponent`].
 #[inline(always)]
-fn significand(x: f32) -> f32 {
-    let e = (x.to_bits().wrapping_sub(0x3f35_04f3) as i32) >> 23;
+pub fn significand(x: f32) -> f32 {
+    let e = (x.to_bits().wrapping_sub(SQRT_HALF_BITS) as i32) >> 23;
     f32::from_bits(x.to_bits().wrapping_sub((e << 23) as u32))
 }
 
@@ -95,8 +101,8 @@ pub(super) unsafe fn log<L: Lanes>(v: L::V) -> L::V {
         let scale = L::splat(33_554_432.0);
         let x = L::select_less(v, tiny, L::mul(v, scale), v);
         let shift = L::select_less(v, tiny, L::splat(25.0), L::zero());
-        let e = L::sub(lane_by_lane::<L>(x, exponent), shift);
-        let f = L::sub(lane_by_lane::<L>(x, significand), L::splat(1.0));
+        let e = L::sub(L::exponent(x), shift);
+        let f = L::sub(L::significand(x), L::splat(1.0));
         let square = L::mul(f, f);
         let tail = L::mul(L::mul(polynomial::<L>(f, &LOG), f), square);
         let tail = L::fma(e, L::splat(LN2_LOW), tail);

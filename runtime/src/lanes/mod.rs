@@ -18,7 +18,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod isa;
-mod math;
+pub mod math;
 mod peak;
 mod portable;
 #[cfg(test)]
@@ -162,6 +162,27 @@ pub trait Lanes: Copy + 'static {
             // `a` wins every unordered comparison, so only a NaN in `b` is left to pass on: it is neither below 1 nor above 0.
             Self::select_less(b, Self::splat(1.0), larger, Self::select_less(Self::zero(), b, larger, b))
         }
+    }
+
+    /// [`math::power_of_two`] of each lane.
+    #[inline(always)]
+    unsafe fn power_of_two(v: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { math::lane_by_lane::<Self>(v, math::power_of_two) }
+    }
+
+    /// [`math::exponent`] of each lane.
+    #[inline(always)]
+    unsafe fn exponent(v: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { math::lane_by_lane::<Self>(v, math::exponent) }
+    }
+
+    /// [`math::significand`] of each lane.
+    #[inline(always)]
+    unsafe fn significand(v: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { math::lane_by_lane::<Self>(v, math::significand) }
     }
 
     /// e to the power of `v`: within 2 ulp, gradual underflow, 0 at -inf, inf above 88.73, NaN at NaN.

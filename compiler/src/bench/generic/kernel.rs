@@ -94,6 +94,7 @@ impl Kernel {
         Ok(match &graph.node(id).op {
             Op::Input(_) | Op::Target(_) | Op::Parameter(_) | Op::Constant(_) | Op::Reshape(_) => Kernel::Nothing,
             Op::Transpose(_) if matrix => Kernel::Nothing,
+            Op::Transpose(_) if result.is_batched() => return Err(unsupported()),
             Op::Transpose(op) => Kernel::Permute(permutation(&fixed(0), &op.perm)),
             Op::Convolution(op) => Kernel::Convolve { layer: layer()?, geometry: geometry(op, &fixed(0), &fixed(1), &result.fixed()) },
             Op::ConvolutionBackward(op) => {
@@ -138,6 +139,8 @@ impl Kernel {
             Op::Softmax(op) => Kernel::Softmax { classes: *fixed(0).last().ok_or_else(unsupported)?, log: op.log },
             Op::SoftmaxCrossEntropy(op) => Kernel::CrossEntropy(op.smoothing),
             Op::MeanSquaredError(_) => Kernel::SquaredError,
+            Op::Div(_) | Op::Max(_) | Op::Min(_) | Op::SelectLess(_) | Op::Unary(_) | Op::UnaryGradient(_) => return Err(unsupported()),
+            Op::MatrixProduct(_) | Op::ReduceMax(_) | Op::Slice(_) | Op::Pad(_) | Op::Concat(_) => return Err(unsupported()),
             Op::BatchNormalization(_) | Op::Dropout(_) => return Err(unsupported()),
         })
     }

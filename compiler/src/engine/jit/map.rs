@@ -5,8 +5,9 @@ use super::kernel::KernelEmitter;
 use crate::program::nest::{self, Nest};
 use crate::program::{ChainOp, Map, MapOperand, Width};
 use cranelift_codegen::ir::condcodes::FloatCC;
-use cranelift_codegen::ir::types::{F32, F32X4};
+use cranelift_codegen::ir::types::{F32, F32X4, I32, I32X4};
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value};
+use mest_runtime::lanes::math;
 
 /// A chain value as far as it has been computed.
 #[derive(Clone, Debug)]
@@ -200,10 +201,7 @@ impl<'e, 'a, 'f, 'm> MapEmitter<'e, 'a, 'f, 'm> {
     fn operation(&mut self, operation: ChainOp, part: usize) -> Value {
         let at = |value| self.value(value, part);
         match operation {
-            ChainOp::Constant(constant) => {
-                let element = self.kernel.builder.ins().f32const(constant);
-                if self.register == F32X4 { self.kernel.builder.ins().splat(F32X4, element) } else { element }
-            }
+            ChainOp::Constant(constant) => self.constant(constant),
             ChainOp::Add(a, b) => {
                 let (a, b) = (at(a), at(b));
                 self.kernel.builder.ins().fadd(a, b)
@@ -236,7 +234,65 @@ impl<'e, 'a, 'f, 'm> MapEmitter<'e, 'a, 'f, 'm> {
                 let (a, b, c, d) = (at(a), at(b), at(c), at(d));
                 self.select_less(a, b, c, d)
             }
+            ChainOp::PowerOfTwo(a) => {
+                let a = at(a);
+                self.power_of_two(a)
+            }
+            ChainOp::Exponent(a) => {
+                let a = at(a);
+                let exponent = self.exponent_from(a).1;
+                let register = self.register;
+                self.kernel.builder.ins().fcvt_from_sint(register, exponent)
+            }
+            ChainOp::Significand(a) => {
+                let a = at(a);
+                let (bits, exponent) = self.exponent_from(a);
+                let field = self.exponent_field();
+                let shifted = self.kernel.builder.ins().ishl(exponent, field);
+                let significand = self.kernel.builder.ins().isub(bits, shifted);
+                self.as_floats(significand)
+            }
         }
+    }
+
+    fn constant(&mut self, value: f32) -> Value {
+        let element = self.kernel.builder.ins().f32const(value);
+        if self.register == F32X4 { self.kernel.builder.ins().splat(F32X4, element) } else { element }
+    }
+
+    /// The register's bits as integers.
+    fn as_integers(&mut self, value: Value) -> Value {
+        let integers = if self.register == F32X4 { I32X4 } else { I32 };
+        self.kernel.builder.ins().bitcast(integers, MemFlagsData::new(), value)
+    }
+
+    fn as_floats(&mut self, value: Value) -> Value {
+        self.kernel.builder.ins().bitcast(self.register, MemFlagsData::new(), value)
+    }
+
+    /// See [`math::power_of_two`].
+    fn power_of_two(&mut self, value: Value) -> Value {
+        let biased = self.constant(math::EXPONENT);
+        let sum = self.kernel.builder.ins().fadd(value, biased);
+        let bits = self.as_integers(sum);
+        let field = self.exponent_field();
+        let shifted = self.kernel.builder.ins().ishl(bits, field);
+        self.as_floats(shifted)
+    }
+
+    /// The bits of a float, and the exponent that [`math::exponent`] gives as an integer.
+    fn exponent_from(&mut self, value: Value) -> (Value, Value) {
+        let bits = self.as_integers(value);
+        let origin = self.constant(f32::from_bits(math::SQRT_HALF_BITS));
+        let origin = self.as_integers(origin);
+        let distance = self.kernel.builder.ins().isub(bits, origin);
+        let field = self.exponent_field();
+        (bits, self.kernel.builder.ins().sshr(distance, field))
+    }
+
+    /// Bits below a float's exponent.
+    fn exponent_field(&mut self) -> Value {
+        self.kernel.builder.ins().iconst(I32, 23)
     }
 
     fn select_less(&mut self, a: Value, b: Value, c: Value, d: Value) -> Value {

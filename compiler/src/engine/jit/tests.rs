@@ -127,7 +127,7 @@ fn addresses_outside_their_slot_are_refused() {
     let element = refusal(|program| program.slots[1].element = Element::U32);
     assert_eq!(element, format!("{launched}: argument `scale` is F32, slot `scale` holds U32"));
     let arena = refusal(|program| program.manifest.arena_bytes -= 64);
-    assert_eq!(arena, "slot `doubled`: 960 elements at byte 8320 leave the arena of 12096 bytes");
+    assert_eq!(arena, "slot `bits`: 3840 elements at byte 12160 leave the arena of 27456 bytes");
 }
 
 #[test]

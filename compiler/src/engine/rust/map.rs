@@ -167,6 +167,9 @@ fn lanes(operation: &ChainOp) -> TokenStream {
         ChainOp::Fma(..) => quote!(fma),
         ChainOp::Sqrt(_) => quote!(sqrt),
         ChainOp::SelectLess(..) => quote!(select_less),
+        ChainOp::PowerOfTwo(_) => quote!(power_of_two),
+        ChainOp::Exponent(_) => quote!(exponent),
+        ChainOp::Significand(_) => quote!(significand),
     };
     quote!(L::#function(#(#operands),*))
 }
@@ -179,6 +182,9 @@ fn scalar(operation: &ChainOp) -> TokenStream {
             let a = name(a);
             quote!(#a.sqrt())
         }
+        ChainOp::PowerOfTwo(a) => bits(&quote!(power_of_two), a),
+        ChainOp::Exponent(a) => bits(&quote!(exponent), a),
+        ChainOp::Significand(a) => bits(&quote!(significand), a),
         ChainOp::Fma(a, b, c) => {
             let (a, b, c) = (name(a), name(b), name(c));
             quote!(fma::<L>(#a, #b, #c))
@@ -192,6 +198,11 @@ fn scalar(operation: &ChainOp) -> TokenStream {
         ChainOp::Mul(a, b) => infix(a, &quote!(*), b),
         ChainOp::Div(a, b) => infix(a, &quote!(/), b),
     }
+}
+
+fn bits(function: &TokenStream, a: usize) -> TokenStream {
+    let a = value_name(a);
+    quote!(lanes::math::#function(#a))
 }
 
 fn infix(a: usize, operator: &TokenStream, b: usize) -> TokenStream {

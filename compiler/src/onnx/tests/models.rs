@@ -2,7 +2,7 @@ use super::*;
 use crate::ir::graph::Role;
 use crate::ir::{Dim, Shape};
 use crate::onnx::{append_metadata, template};
-use crate::op::{Clip, Convolution, Op, Reshape};
+use crate::op::{Clip, Convolution, Function, Op, Reshape};
 use crate::zoo::builder::{Attribute, Fill};
 use crate::zoo::{self, ZooOptions};
 use onnx_protobuf::tensor_shape_proto::dimension::Value as DimValue;
@@ -204,7 +204,7 @@ fn a_fixed_batch_becomes_symbolic_in_graph_and_template() {
 }
 
 #[test]
-fn softmax_ends_a_model_or_is_refused() {
+fn the_loss_reads_what_comes_before_a_softmax_at_the_end() {
     let builder = model(&[4], |m| {
         m.parameter("w", &[4, 3], Fill::Normal(1.0));
         m.node("MatMul", "scores", &["input", "w"], &[]);
@@ -213,11 +213,34 @@ fn softmax_ends_a_model_or_is_refused() {
     let graph = imported(builder).graph;
     assert_eq!(graph.info(graph.output.unwrap()).name, "output");
     assert_eq!(graph.info(graph.logits.unwrap()).name, "scores");
-    let inside = model(&[4], |m| {
+    let inside = model(&[3, 4], |m| {
         m.node("Softmax", "a", &["input"], &[("axis", Attribute::Int(1))]);
         m.node("Relu", "output", &["a"], &[]);
     });
-    assert_refused(inside, Kind::Unsupported, &["inside the model"]);
+    let graph = imported(inside).graph;
+    assert_eq!(operations(&graph), ["transpose", "softmax", "transpose", "relu"]);
+    assert_eq!(graph.output, graph.logits);
+    let mixing = model(&[3, 4], |m| {
+        m.node("Softmax", "output", &["input"], &[("axis", Attribute::Int(0))]);
+    });
+    assert_refused(mixing, Kind::Unsupported, &["along axis 0", "examples must stay apart"]);
+}
+
+#[test]
+fn softmax_of_old_operator_sets_is_over_all_axes_from_one_on() {
+    let builder = corrupt_opset(12, &[3, 4], |m| {
+        m.node("Softmax", "a", &["input"], &[]);
+        m.node("Relu", "output", &["a"], &[]);
+    });
+    let graph = imported(builder).graph;
+    assert_eq!(operations(&graph), ["reshape", "softmax", "reshape", "relu"]);
+}
+
+/// A model of another operator set.
+fn corrupt_opset(version: i64, dims: &[usize], write: impl FnOnce(&mut ModelBuilder)) -> ModelBuilder {
+    let mut builder = model(dims, write);
+    builder.model.opset_import[0].version = version;
+    builder
 }
 
 #[test]
@@ -323,7 +346,7 @@ fn zeros_around_an_image_become_padding_of_the_convolution() {
     let output = graph.output.unwrap();
     assert!(matches!(graph.node(output.node).op, Op::Convolution(Convolution { pads: [1, 2, 3, 0], .. })));
     assert_eq!(*graph.shape(output), Shape::batched(&[1, 6, 4]));
-    assert_refused(builder("Relu"), Kind::Unsupported, &["only a convolution may follow Pad"]);
+    assert_eq!(operations(&imported(builder("Relu")).graph), ["pad", "pad", "relu"]);
 }
 
 #[test]
@@ -415,4 +438,271 @@ fn recorded_models_import_with_every_parameter_the_trace_has() {
         ours.sort_unstable();
         assert_eq!(ours, recorded, "{name}");
     }
+}
+
+fn functions(graph: &Graph) -> Vec<Function> {
+    let of = |id| if let Op::Unary(unary) = &graph.node(id).op { Some(unary.function) } else { None };
+    graph.topological().unwrap().into_iter().filter_map(of).collect()
+}
+
+#[test]
+fn activations_are_recognised_in_the_forms_of_older_exporters() {
+    let silu = model(&[4], |m| {
+        m.node("Sigmoid", "s", &["input"], &[]);
+        m.node("Mul", "output", &["s", "input"], &[]);
+    });
+    let graph = imported(silu).graph;
+    assert_eq!((operations(&graph), functions(&graph)), (vec!["unary"], vec![Function::Silu]));
+    for (first, second) in [("sum", "input"), ("input", "sum")] {
+        let gelu = model(&[4], |m| {
+            m.tensor("val_1", &[], &[std::f32::consts::SQRT_2]);
+            m.tensor("val_2", &[], &[1.0]);
+            m.node("Constant", "half", &[], &[("value_float", Attribute::Float(0.5))]);
+            m.node("Div", "scaled", &["input", "val_1"], &[]);
+            m.node("Erf", "erf", &["scaled"], &[]);
+            m.node("Add", "sum", &["erf", "val_2"], &[]);
+            m.node("Mul", "product", &[first, "half"], &[]);
+            m.node("Mul", "output", &["product", second], &[]);
+        });
+        let graph = imported(gelu).graph;
+        assert_eq!((operations(&graph), functions(&graph)), (vec!["unary"], vec![Function::Gelu]), "{first} first");
+    }
+}
+
+#[test]
+fn functions_have_their_attributes() {
+    let one = |op: &str, attributes: &[(&str, Attribute)]| {
+        let builder = model(&[4], |m| {
+            m.node(op, "output", &["input"], attributes);
+        });
+        functions(&imported(builder).graph)
+    };
+    assert_eq!(one("Gelu", &[("approximate", Attribute::Text("tanh"))]), [Function::GeluTanh]);
+    assert_eq!(one("Elu", &[("alpha", Attribute::Float(0.5))]), [Function::Elu { alpha: 0.5 }]);
+    assert_eq!(one("Celu", &[("alpha", Attribute::Float(2.0))]), [Function::Elu { alpha: 1.0 }]);
+    assert_eq!(one("Softsign", &[]), [Function::Abs]);
+    assert_eq!(one("Tanh", &[]), [Function::Tanh]);
+    let wrong = model(&[4], |m| {
+        m.node("Gelu", "output", &["input"], &[("approximate", Attribute::Text("erf"))]);
+    });
+    assert_refused(wrong, Kind::Attribute, &["Gelu", "'erf'", "none or tanh"]);
+}
+
+#[test]
+fn powers_become_products_and_roots() {
+    let power = |exponent: f32| {
+        model(&[4], |m| {
+            m.tensor("val_1", &[], &[exponent]);
+            m.node("Pow", "output", &["input", "val_1"], &[]);
+        })
+    };
+    assert_eq!(operations(&imported(power(2.0)).graph), ["mul"]);
+    assert_eq!(operations(&imported(power(3.0)).graph), ["mul", "mul"]);
+    assert_eq!(operations(&imported(power(0.5)).graph), ["unary"]);
+    assert_eq!(operations(&imported(power(1.5)).graph), ["unary", "mul"]);
+    assert_eq!(operations(&imported(power(-2.0)).graph), ["mul", "unary"]);
+    assert_eq!(operations(&imported(power(-0.5)).graph), ["unary", "unary"]);
+    assert_refused(power(0.3), Kind::Unsupported, &["power of 0.3", "multiple of 0.5"]);
+    assert_refused(power(0.0), Kind::Unsupported, &["power of 0", "multiple of 0.5"]);
+}
+
+#[test]
+fn extrema_of_activations() {
+    let builder = model(&[4], |m| {
+        m.node("Neg", "n", &["input"], &[]);
+        m.node("Exp", "e", &["input"], &[]);
+        m.node("Max", "a", &["input", "n", "e"], &[]);
+        m.node("Min", "b", &["a", "input"], &[]);
+        m.node("Div", "output", &["b", "e"], &[]);
+    });
+    assert_eq!(operations(&imported(builder).graph), ["mul", "unary", "max", "max", "min", "div"]);
+}
+
+#[test]
+fn examples_may_lie_along_another_axis_in_between() {
+    let builder = model(&[5, 12], |m| {
+        m.list("heads", &[0, 5, 3, 2, 2]);
+        m.list("zero", &[0]);
+        m.list("one", &[1]);
+        m.node("Reshape", "split", &["input", "heads"], &[]);
+        m.node("Transpose", "qkv", &["split"], &[("perm", Attribute::Ints(&[2, 0, 3, 1, 4]))]);
+        m.node("Slice", "q_part", &["qkv", "zero", "one", "zero"], &[]);
+        m.node("Squeeze", "q", &["q_part", "zero"], &[]);
+        m.node("Constant", "index", &[], &[("value_int", Attribute::Int(2))]);
+        m.node("Gather", "k", &["qkv", "index"], &[("axis", Attribute::Int(0))]);
+        m.node("Transpose", "k_turned", &["k"], &[("perm", Attribute::Ints(&[0, 1, 3, 2]))]);
+        m.node("MatMul", "output", &["q", "k_turned"], &[]);
+    });
+    let graph = imported(builder).graph;
+    assert_eq!(operations(&graph), ["reshape", "transpose", "slice", "reshape", "slice", "reshape", "matrix_product"]);
+    assert_eq!(*graph.shape(graph.output.unwrap()), Shape::batched(&[2, 5, 5]));
+    let left = model(&[5, 3], |m| {
+        m.node("Transpose", "turned", &["input"], &[("perm", Attribute::Ints(&[1, 0, 2]))]);
+        m.node("Relu", "output", &["turned"], &[]);
+    });
+    assert_refused(left, Kind::Unsupported, &["'turned'", "axis 1", "come first"]);
+}
+
+#[test]
+fn splits_slices_and_gathers() {
+    let builder = model(&[6, 4], |m| {
+        m.list("sizes", &[2, 4]);
+        m.list("rows", &[0, 2, 3]);
+        m.list("from", &[-3, 1]);
+        m.list("to", &[i64::MAX, 4]);
+        m.list("axes", &[1, 2]);
+        m.list("steps", &[2, 1]);
+        m.node("Split", "a", &["input", "sizes"], &[("axis", Attribute::Int(1))]);
+        m.node("Gather", "c", &["b", "rows"], &[("axis", Attribute::Int(1))]);
+        m.node("Concat", "d", &["a", "c"], &[("axis", Attribute::Int(-2))]);
+        m.node("Slice", "output", &["d", "from", "to", "axes", "steps"], &[]);
+    });
+    let builder = corrupt(builder, |graph| {
+        let split = graph.node.iter_mut().find(|node| node.op_type == "Split").unwrap();
+        split.output.push("b".into());
+    });
+    let graph = imported(builder).graph;
+    assert_eq!(*graph.shape(graph.output.unwrap()), Shape::batched(&[2, 3]));
+    let backwards = model(&[6], |m| {
+        m.list("from", &[5]);
+        m.list("to", &[0]);
+        m.list("axes", &[1]);
+        m.list("steps", &[-1]);
+        m.node("Slice", "output", &["input", "from", "to", "axes", "steps"], &[]);
+    });
+    assert_refused(backwards, Kind::Unsupported, &["steps of -1", "positive"]);
+    let beyond = model(&[6], |m| {
+        m.list("rows", &[6]);
+        m.node("Gather", "output", &["input", "rows"], &[("axis", Attribute::Int(1))]);
+    });
+    assert_refused(beyond, Kind::Shape, &["beyond the extent 6"]);
+}
+
+#[test]
+fn a_class_token_is_repeated_for_every_example() {
+    let builder = model(&[5, 4], |m| {
+        m.parameter("class", &[1, 1, 4], Fill::Normal(1.0));
+        m.list("ones", &[1]);
+        m.list("minus", &[-1]);
+        m.node("Shape", "shape", &["input"], &[("end", Attribute::Int(1))]);
+        m.node("Concat", "extents", &["shape", "ones", "ones"], &[("axis", Attribute::Int(0))]);
+        m.node("Equal", "free", &["extents", "minus"], &[]);
+        m.node("Where", "target", &["free", "ones", "extents"], &[]);
+        m.node("Expand", "classes", &["class", "target"], &[]);
+        m.node("Concat", "output", &["classes", "input"], &[("axis", Attribute::Int(1))]);
+    });
+    let graph = imported(builder).graph;
+    assert_eq!(parameter_names(&graph), ["class"]);
+    assert_eq!(operations(&graph), ["concat"]);
+    assert_eq!(*graph.shape(graph.output.unwrap()), Shape::batched(&[6, 4]));
+}
+
+#[test]
+fn normalization_within_an_example_is_taken_apart() {
+    let layer = model(&[5, 4], |m| {
+        m.parameter("scale", &[4], Fill::Normal(1.0));
+        m.node("LayerNormalization", "output", &["input", "scale"], &[("epsilon", Attribute::Float(0.1))]);
+    });
+    let graph = imported(layer).graph;
+    assert_eq!(operations(&graph), ["reduce_mean", "mul", "add", "mul", "reduce_mean", "add", "unary", "unary", "mul", "mul"]);
+    let root = model(&[5, 4], |m| {
+        m.parameter("scale", &[4], Fill::Normal(1.0));
+        m.node("RMSNormalization", "output", &["input", "scale"], &[]);
+    });
+    assert_eq!(operations(&imported(root).graph), ["mul", "reduce_mean", "add", "unary", "unary", "mul", "mul"]);
+    for (opset, scales) in [(18, 2), (21, 6)] {
+        let group = corrupt_opset(opset, &[6, 3, 3], |m| {
+            m.parameter("scale", &[scales], Fill::Normal(1.0));
+            m.parameter("shift", &[scales], Fill::Normal(1.0));
+            m.node("GroupNormalization", "output", &["input", "scale", "shift"], &[("num_groups", Attribute::Int(2))]);
+        });
+        let graph = imported(group).graph;
+        assert_eq!(*graph.shape(graph.output.unwrap()), Shape::batched(&[6, 3, 3]));
+    }
+    let instance = model(&[6, 3, 3], |m| {
+        m.parameter("scale", &[6], Fill::Normal(1.0));
+        m.parameter("shift", &[6], Fill::Normal(1.0));
+        m.node("InstanceNormalization", "output", &["input", "scale", "shift"], &[]);
+    });
+    assert_eq!(parameter_names(&imported(instance).graph), ["scale", "shift"]);
+}
+
+#[test]
+fn a_line_is_an_image_of_one_row() {
+    let builder = model(&[2, 9], |m| {
+        m.parameter("w", &[4, 2, 3], Fill::Normal(1.0));
+        m.node("Conv", "a", &["input", "w"], &[("pads", Attribute::Ints(&[1, 0])), ("strides", Attribute::Ints(&[2]))]);
+        m.node("MaxPool", "b", &["a"], &[("kernel_shape", Attribute::Ints(&[2]))]);
+        m.node("GlobalAveragePool", "output", &["b"], &[]);
+    });
+    let graph = imported(builder).graph;
+    assert_eq!(*graph.shape(graph.output.unwrap()), Shape::batched(&[4, 1]));
+    assert!(operations(&graph).contains(&"convolution"));
+}
+
+#[test]
+fn reductions_of_every_kind() {
+    for (op, found) in [
+        ("ReduceSum", vec!["sum_to", "reshape"]),
+        ("ReduceMax", vec!["reduce_max"]),
+        ("ReduceMin", vec!["mul", "reduce_max", "mul"]),
+        ("ReduceL1", vec!["unary", "sum_to", "reshape"]),
+        ("ReduceL2", vec!["mul", "sum_to", "reshape", "unary"]),
+        ("ReduceSumSquare", vec!["mul", "sum_to", "reshape"]),
+    ] {
+        let reduce = |axes: &[i64]| {
+            model(&[3, 4], |m| {
+                m.list("axes", axes);
+                m.node(op, "output", &["input", "axes"], &[("keepdims", Attribute::Int(0))]);
+            })
+        };
+        let graph = imported(reduce(&[-1])).graph;
+        assert_eq!(operations(&graph), found, "{op}");
+        assert_eq!(*graph.shape(graph.output.unwrap()), Shape::batched(&[3]));
+        assert_refused(reduce(&[0, 1]), Kind::Unsupported, &[op, "axes [0, 1]"]);
+    }
+}
+
+#[test]
+fn padding_with_constants_becomes_nodes() {
+    let builder = model(&[5], |m| {
+        m.list("amounts", &[0, -1, 0, 2]);
+        m.tensor("val_1", &[], &[1.5]);
+        m.node("Pad", "output", &["input", "amounts", "val_1"], &[]);
+    });
+    let graph = imported(builder).graph;
+    assert_eq!(operations(&graph), ["slice", "pad"]);
+    assert_eq!(*graph.shape(graph.output.unwrap()), Shape::batched(&[6]));
+    let batch = model(&[5], |m| {
+        m.list("amounts", &[1, 0, 0, 0]);
+        m.node("Pad", "output", &["input", "amounts"], &[]);
+    });
+    assert_refused(batch, Kind::Unsupported, &["takes examples of [N, 5] apart"]);
+}
+
+#[test]
+fn casts_between_floats_are_nothing() {
+    let cast = |to: i64| {
+        model(&[5], |m| {
+            m.node("Cast", "a", &["input"], &[("to", Attribute::Int(to))]);
+            m.node("CastLike", "b", &["a", "input"], &[]);
+            m.node("Relu", "output", &["b"], &[]);
+        })
+    };
+    assert_eq!(operations(&imported(cast(11)).graph), ["relu"]);
+    assert_refused(cast(10), Kind::ElementType, &["Cast", "float16", "float32 and float64"]);
+}
+
+#[test]
+fn blocks_move_between_depth_and_space() {
+    let builder = model(&[8, 3, 5], |m| {
+        m.node("DepthToSpace", "a", &["input"], &[("blocksize", Attribute::Int(2)), ("mode", Attribute::Text("CRD"))]);
+        m.node("SpaceToDepth", "output", &["a"], &[("blocksize", Attribute::Int(2))]);
+    });
+    let graph = imported(builder).graph;
+    assert_eq!(*graph.shape(graph.output.unwrap()), Shape::batched(&[8, 3, 5]));
+    let uneven = model(&[6, 3, 5], |m| {
+        m.node("DepthToSpace", "output", &["input"], &[("blocksize", Attribute::Int(2))]);
+    });
+    assert_refused(uneven, Kind::Shape, &["blocks of 2 of 6 channels"]);
 }

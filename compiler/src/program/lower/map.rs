@@ -27,8 +27,13 @@ pub(super) enum LinkOp {
     Add(Link, Link),
     Sub(Link, Link),
     Mul(Link, Link),
+    Div(Link, Link),
     Fma(Link, Link, Link),
+    Sqrt(Link),
     SelectLess(Link, Link, Link, Link),
+    PowerOfTwo(Link),
+    Exponent(Link),
+    Significand(Link),
 }
 
 /// What a chain reads or writes, before it is laid over the iteration space.
@@ -86,21 +91,26 @@ impl Chain {
         self.stores.push((access, link));
     }
 
-    fn number(&self, link: Link) -> usize {
+    pub(super) fn number(&self, link: Link) -> usize {
         match link {
             Link::Load(load) => load,
             Link::Operation(operation) => self.loads.len() + operation,
         }
     }
 
-    fn chain_ops(&self) -> Vec<ChainOp> {
+    pub(super) fn chain_ops(&self) -> Vec<ChainOp> {
         let n = |link| self.number(link);
         let op = |op: &LinkOp| match *op {
             LinkOp::Constant(value) => ChainOp::Constant(value),
             LinkOp::Add(a, b) => ChainOp::Add(n(a), n(b)),
             LinkOp::Sub(a, b) => ChainOp::Sub(n(a), n(b)),
             LinkOp::Mul(a, b) => ChainOp::Mul(n(a), n(b)),
+            LinkOp::Div(a, b) => ChainOp::Div(n(a), n(b)),
             LinkOp::Fma(a, b, c) => ChainOp::Fma(n(a), n(b), n(c)),
+            LinkOp::Sqrt(a) => ChainOp::Sqrt(n(a)),
+            LinkOp::PowerOfTwo(a) => ChainOp::PowerOfTwo(n(a)),
+            LinkOp::Exponent(a) => ChainOp::Exponent(n(a)),
+            LinkOp::Significand(a) => ChainOp::Significand(n(a)),
             LinkOp::SelectLess(a, b, c, d) => ChainOp::SelectLess(n(a), n(b), n(c), n(d)),
         };
         self.operations.iter().map(op).collect()
@@ -137,7 +147,7 @@ impl PhaseLowering<'_, '_> {
             }
         }
         let last = cluster.nodes[cluster.nodes.len() - 1];
-        self.emit_chain(last, &cluster.shape, chain, totals)?;
+        self.emit_chain(last, &cluster.shape, chain, &totals);
         for &id in &cluster.nodes {
             self.after_sums(id)?;
         }
@@ -193,6 +203,15 @@ impl PhaseLowering<'_, '_> {
         Ok(match op {
             Op::Add(_) => chain.op(LinkOp::Add(x[0], x[1])),
             Op::Mul(_) => chain.op(LinkOp::Mul(x[0], x[1])),
+            Op::Div(_) => chain.op(LinkOp::Div(x[0], x[1])),
+            Op::Max(_) => chain.op(LinkOp::SelectLess(x[0], x[1], x[1], x[0])),
+            Op::Min(_) => chain.op(LinkOp::SelectLess(x[1], x[0], x[1], x[0])),
+            Op::SelectLess(_) => chain.op(LinkOp::SelectLess(x[0], x[1], x[2], x[3])),
+            Op::Unary(unary) => chain.function(unary.function, x[0]),
+            Op::UnaryGradient(unary) => {
+                let slope = chain.derivative(unary.function, x[1]);
+                chain.op(LinkOp::Mul(x[0], slope))
+            }
             Op::Relu(_) => {
                 let zero = chain.constant(0.0);
                 chain.op(LinkOp::SelectLess(x[0], zero, zero, x[0]))
@@ -230,7 +249,7 @@ impl PhaseLowering<'_, '_> {
     }
 
     /// Lays a chain over `space` and launches it, its sums reduced to their totals.
-    pub(super) fn emit_chain(&mut self, id: NodeId, space: &Shape, mut chain: Chain, totals: Vec<Total>) -> Result<(), LowerError> {
+    fn emit_chain(&mut self, id: NodeId, space: &Shape, mut chain: Chain, totals: &[Total]) {
         let batched = space.is_batched();
         let extents = storage_extents(space);
         let to_batched = totals.iter().any(|t| self.shape(t.value).is_batched());
@@ -238,22 +257,17 @@ impl PhaseLowering<'_, '_> {
         let groups = if batched { self.groups() } else { 1 };
         let items = groups * bands;
         let mut reductions = Vec::new();
-        for ((access, _), total) in chain.sums.iter_mut().zip(&totals) {
-            if !self.shape(total.value).is_batched() {
+        for ((access, _), total) in chain.sums.iter_mut().zip(totals) {
+            if batched && !self.shape(total.value).is_batched() {
                 let elements = self.shape(total.value).elements();
-                let width = if batched { self.lanes() } else { 1 };
-                access.place = self.shared.transient("partials", Class::Activations, items * elements * width);
+                access.place = self.shared.transient("partials", Class::Activations, items * elements * self.lanes());
                 reductions.push((access.place, total.place, elements));
             }
-        }
-        if !batched && !totals.is_empty() {
-            return Err(self.unsupported(id, "a sum over values without a batch has no kernel"));
         }
         self.launch_chain(id, space, &extents, &chain, (groups, bands));
         for (partials, out, elements) in reductions {
             self.reduce_partials(id, partials, out, items, elements);
         }
-        Ok(())
     }
 
     /// Bands of the outermost axis: enough work items, none too small.
@@ -274,7 +288,9 @@ impl PhaseLowering<'_, '_> {
             let base = if write { kernel.write(name, access.place) } else { kernel.read(name, access.place) };
             let (group, strides, splat) = self.walk(access, space, bands);
             let outer = strides.first().copied().unwrap_or(0) * own.first().copied().unwrap_or(1);
-            let band = if matches!(access.layout, AccessLayout::Partial(v) if !self.shape(v).is_batched()) { group / bands } else { outer };
+            // Each band of a uniform sum has a partial of its own, in which it fills the part that the sum keeps of its rows.
+            let own_partial = matches!(access.layout, AccessLayout::Partial(v) if !self.shape(v).is_batched());
+            let band = if own_partial { group / bands + outer } else { outer };
             visit(base, Affine::default().plus(0, group).plus(1, band), strides, splat)
         };
         let loads: Vec<MapOperand> =
@@ -293,8 +309,17 @@ impl PhaseLowering<'_, '_> {
             .collect();
         for ((sum, _), (access, _)) in sums.iter().zip(&chain.sums) {
             let AccessLayout::Partial(value) = access.layout else { continue };
-            let operand = at(sum.address.base, sum.address.offset.clone());
-            kernel.tile(Tile::Clear(Clear { vectors: self.shape(value).elements() }), vec![operand]);
+            let elements = self.shape(value).elements();
+            if space.is_batched() {
+                let group = self.walk(access, space, bands).0;
+                let band = if self.shape(value).is_batched() { 0 } else { group / bands };
+                let whole = at(sum.address.base, Affine::default().plus(0, group).plus(1, band));
+                kernel.tile(Tile::Clear(Clear { vectors: elements }), vec![whole]);
+            } else {
+                let stores = vec![(visit(sum.address.base, sum.address.offset.clone(), vec![1], false), 0)];
+                let operations = vec![ChainOp::Constant(0.0)];
+                kernel.map(Map { width, extents: vec![elements], loads: vec![], operations, stores, sums: vec![] });
+            }
         }
         let map = Map { width, extents: own, loads, operations: chain.chain_ops(), stores, sums };
         kernel.map(merge_axes(map));

@@ -4,14 +4,17 @@
 //! topological order; each value becomes a slot, or lies in another value's slot where the memory is the same.
 
 mod convolution;
+mod function;
 mod kernel;
 mod linear;
 mod loss;
 mod map;
+mod matrix_product;
 mod normalization;
 mod parameters;
 mod pooling;
 mod reshape;
+mod slicing;
 mod staging;
 mod update;
 
@@ -299,7 +302,12 @@ impl<'a> PhaseLowering<'a, '_> {
             Op::MaxPoolGradient(op) => self.max_pool_gradient(id, &op.window),
             Op::AveragePool(op) => self.average_pool(id, op),
             Op::AveragePoolGradient(op) => self.average_pool_gradient(id, op),
+            Op::MatrixProduct(op) => self.matrix_product(id, op),
             Op::ReduceMean(op) => self.reduce_mean(id, &op.axes),
+            Op::ReduceMax(op) => self.reduce_max(id, &op.axes),
+            Op::Slice(op) => self.slice(id, op),
+            Op::Pad(op) => self.pad(id, op),
+            Op::Concat(op) => self.concat(id, op),
             Op::Reshape(_) => self.reshape(id),
             Op::Transpose(op) => self.transpose(id, &op.perm),
             Op::Softmax(op) => self.softmax(id, op.log),
@@ -312,6 +320,12 @@ impl<'a> PhaseLowering<'a, '_> {
             | Op::RunningAverage(_)
             | Op::Add(_)
             | Op::Mul(_)
+            | Op::Div(_)
+            | Op::Max(_)
+            | Op::Min(_)
+            | Op::SelectLess(_)
+            | Op::Unary(_)
+            | Op::UnaryGradient(_)
             | Op::Relu(_)
             | Op::ReluGradient(_)
             | Op::Clip(_)

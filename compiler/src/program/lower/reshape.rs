@@ -130,7 +130,7 @@ impl PhaseLowering<'_, '_> {
         self.shared.launch(kernel, self.label(id));
     }
 
-    /// A transposed uniform value; of a weight it is a view.
+    /// A transposed value; of a weight it is a view.
     pub(super) fn transpose(&mut self, id: NodeId, perm: &[usize]) -> Result<(), LowerError> {
         let (x, y) = (self.graph.inputs(id)[0], self.value(id, 0));
         let parameter = self.parameter_behind(y);
@@ -140,14 +140,22 @@ impl PhaseLowering<'_, '_> {
         }
         let (from, shape) = (self.place(x)?, self.shape(x).clone());
         let to = self.define(y);
-        let strides = layout::strides(&shape);
-        let extents = self.shape(y).fixed();
-        let loads_strides: Vec<usize> = perm.iter().map(|&axis| strides[axis]).collect();
-        let stores_strides = layout::strides(self.shape(y));
-        let mut kernel = KernelBuilder::new(format!("transpose_{extents:?}").replace([' ', '[', ']', ','], "_"), &[1]);
-        let loads = vec![visit(kernel.read("from", from), Affine::default(), loads_strides, false)];
-        let stores = vec![(visit(kernel.write("to", to), Affine::default(), stores_strides, false), 0)];
-        kernel.map(super::map::merge_axes(Map { width: Width::Scalar, extents, loads, operations: vec![], stores, sums: vec![] }));
+        let batched = shape.is_batched();
+        let (width, groups, scale) = if batched { (Width::Lanes, self.groups(), self.lanes()) } else { (Width::Scalar, 1, 1) };
+        let group = if batched { Affine::default().plus(0, self.group_stride(x)) } else { Affine::default() };
+        let scaled = |shape: &Shape| layout::strides(shape).iter().map(|s| s * scale).collect::<Vec<_>>();
+        let (source, target) = (scaled(&shape), scaled(self.shape(y)));
+        // The batch is axis 0 on both sides and has no stride.
+        let first = usize::from(batched);
+        let moved: Vec<usize> = perm[first..].iter().map(|&axis| source[axis - first]).collect();
+        let order = super::map::storage_axes(self.shape(y));
+        let extents = super::map::storage_extents(self.shape(y));
+        let along = |strides: &[usize]| order.iter().map(|&axis| strides[axis]).collect::<Vec<_>>();
+        let text: Vec<String> = self.shape(y).fixed().iter().map(ToString::to_string).collect();
+        let mut kernel = KernelBuilder::new(format!("transpose_{}", text.join("x")), &[groups]);
+        let loads = vec![visit(kernel.read("from", from), group.clone(), along(&moved), false)];
+        let stores = vec![(visit(kernel.write("to", to), group, along(&target), false), 0)];
+        kernel.map(super::map::merge_axes(Map { width, extents, loads, operations: vec![], stores, sums: vec![] }));
         self.shared.launch(kernel, self.label(id));
         Ok(())
     }

@@ -1,0 +1,116 @@
+//! Reductions within an example.
+
+use super::attributes;
+use super::import::{Call, Importer};
+use super::report::Refusal;
+use super::shapes::axes_of;
+use super::tensor::Folded;
+use crate::ir::{Dim, Shape, Value};
+use crate::op::{Function, Mul, Op, ReduceMax, ReduceMean, Reshape, SumTo, Unary};
+
+/// What is reduced, the axes, and whether they stay; nothing where no axis is.
+type Reduced = Option<(Value, Vec<usize>, bool)>;
+
+fn reduced<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<Reduced, Refusal> {
+    let x = importer.operand(call, 0)?;
+    let shape = importer.graph.shape(x).clone();
+    let noop = attributes::int(call.node, "noop_with_empty_axes")?.unwrap_or(0) != 0;
+    let axes = axes_of(importer, call, shape.rank())?.unwrap_or_default();
+    if axes.is_empty() && noop {
+        return Ok(None);
+    }
+    let mut axes = if axes.is_empty() { (0..shape.rank()).collect() } else { axes };
+    axes.sort_unstable();
+    axes.dedup();
+    if !shape.is_batched() || axes.contains(&0) {
+        return Err(Refusal::unsupported(format!("reduces {shape} over axes {axes:?}"), "only within an example can it be trained"));
+    }
+    let keep_dims = attributes::int(call.node, "keepdims")?.unwrap_or(1) != 0;
+    Ok(Some((x, axes, keep_dims)))
+}
+
+/// With no axis to reduce, each element is reduced by itself: `op` says to what.
+fn alone<'m>(importer: &mut Importer<'m>, call: &Call<'m>, op: Option<Op>) -> Result<(), Refusal> {
+    let x = importer.operand(call, 0)?;
+    match op {
+        None => {
+            importer.bind(call.output()?, x);
+            Ok(())
+        }
+        Some(op @ Op::Mul(_)) => importer.finish(call, op, &[x, x]),
+        Some(op) => importer.finish(call, op, &[x]),
+    }
+}
+
+pub(super) fn mean<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let Some((x, axes, keep_dims)) = reduced(importer, call)? else { return alone(importer, call, None) };
+    importer.finish(call, ReduceMean { axes, keep_dims }, &[x])
+}
+
+pub(super) fn max<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let Some((x, axes, keep_dims)) = reduced(importer, call)? else { return alone(importer, call, None) };
+    importer.finish(call, ReduceMax { axes, keep_dims }, &[x])
+}
+
+/// -max(-x)
+pub(super) fn min<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let Some((x, axes, keep_dims)) = reduced(importer, call)? else { return alone(importer, call, None) };
+    let minus = importer.new_constant(&format!("{}.minus", call.output()?), Folded::scalar(-1.0))?;
+    let negative = importer.add(call, Mul {}, &[x, minus], "negative")?;
+    let largest = importer.add(call, ReduceMax { axes, keep_dims }, &[negative], "largest")?;
+    importer.finish(call, Mul {}, &[largest, minus])
+}
+
+/// The operations that sum x down, and what becomes of the axes.
+fn sum_ops(shape: &Shape, axes: &[usize], keep_dims: bool) -> Vec<Op> {
+    let dim = |(i, &d): (usize, &Dim)| if axes.contains(&i) { Dim::Fixed(1) } else { d };
+    let kept = Shape(shape.0.iter().enumerate().map(dim).collect());
+    let left = Shape(shape.0.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, &d)| d).collect());
+    let mut ops = vec![Op::from(SumTo { shape: kept })];
+    if !keep_dims {
+        ops.push(Op::from(Reshape { shape: left }));
+    }
+    ops
+}
+
+fn finish_chain<'m>(importer: &mut Importer<'m>, call: &Call<'m>, x: Value, ops: Vec<Op>) -> Result<(), Refusal> {
+    let mut value = x;
+    let last = ops.len().saturating_sub(1);
+    for (i, op) in ops.into_iter().enumerate() {
+        if i == last {
+            return importer.finish(call, op, &[value]);
+        }
+        value = importer.add(call, op, &[value], "sum")?;
+    }
+    Ok(())
+}
+
+pub(super) fn sum<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let Some((x, axes, keep_dims)) = reduced(importer, call)? else { return alone(importer, call, None) };
+    let ops = sum_ops(&importer.graph.shape(x).clone(), &axes, keep_dims);
+    finish_chain(importer, call, x, ops)
+}
+
+pub(super) fn l1<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let abs = Unary { function: Function::Abs };
+    let Some((x, axes, keep_dims)) = reduced(importer, call)? else { return alone(importer, call, Some(abs.into())) };
+    let size = importer.add(call, abs, &[x], "size")?;
+    let ops = sum_ops(&importer.graph.shape(x).clone(), &axes, keep_dims);
+    finish_chain(importer, call, size, ops)
+}
+
+pub(super) fn sum_square<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let Some((x, axes, keep_dims)) = reduced(importer, call)? else { return alone(importer, call, Some(Mul {}.into())) };
+    let square = importer.add(call, Mul {}, &[x, x], "square")?;
+    let ops = sum_ops(&importer.graph.shape(x).clone(), &axes, keep_dims);
+    finish_chain(importer, call, square, ops)
+}
+
+pub(super) fn l2<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let abs = Unary { function: Function::Abs };
+    let Some((x, axes, keep_dims)) = reduced(importer, call)? else { return alone(importer, call, Some(abs.into())) };
+    let square = importer.add(call, Mul {}, &[x, x], "square")?;
+    let mut ops = sum_ops(&importer.graph.shape(x).clone(), &axes, keep_dims);
+    ops.push(Unary { function: Function::Sqrt }.into());
+    finish_chain(importer, call, square, ops)
+}
