@@ -127,8 +127,8 @@ def record(model, batches, folder, optimizer, loss="cross_entropy", masks=None, 
 
 
 def random_masks(model, sparsity, generator):
-    """Masks for every weight with at least two axes but the first and the last."""
-    weights = [(name, p) for name, p in model.named_parameters() if p.dim() >= 2]
+    """Masks for every layer's weight with at least two axes but the first and the last."""
+    weights = [(name, p) for name, p in model.named_parameters() if p.dim() >= 2 and name.endswith("weight")]
     return {name: (torch.rand(p.shape, generator=generator) >= sparsity).to(torch.uint8) for name, p in weights[1:-1]}
 
 

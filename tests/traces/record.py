@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Records the traces of this folder again: `python tests/traces/record.py` (needs torch, onnx, onnxscript, safetensors)."""
+"""Records the traces of this folder again: `python tests/traces/record.py [NAME..]` (needs torch, onnx, onnxscript, safetensors)."""
 
 import pathlib
 import sys
@@ -88,6 +88,97 @@ class Scaled(nn.Module):
         return self.last(nn.functional.hardswish(self.second(x)) * 0.75)
 
 
+class Functions(nn.Module):
+    """Activations of every kind, quotients, roots, maxima and minima of activations, a squeeze-and-excitation gate, a learned temperature."""
+
+    def __init__(self):
+        super().__init__()
+        kinds = [nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(), nn.Mish(), nn.ELU(0.7), nn.SELU(), nn.CELU(0.5), nn.Softplus()]
+        self.kinds = nn.ModuleList([*kinds, nn.Sigmoid(), nn.Tanh(), nn.Hardsigmoid(), nn.PReLU(8), nn.Softsign()])
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.mix = nn.ModuleList([nn.Conv2d(8, 8, 1) for _ in self.kinds])
+        self.squeeze, self.excite = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+        self.linear = nn.Linear(8, 4)
+        self.temperature = nn.Parameter(torch.tensor([0.3]))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for kind, mix in zip(self.kinds, self.mix):
+            x = x + kind(mix(x))
+        gate = nn.functional.silu(self.squeeze(nn.functional.adaptive_avg_pool2d(x, 1)))
+        x = x * torch.sigmoid(self.excite(gate))
+        x = torch.maximum(x, 0.5 * x.tanh()) / (1 + x.abs()).sqrt() - torch.minimum(x, x.exp())
+        x = x / (x.pow(2).sum((2, 3), keepdim=True) + 1).sqrt()
+        return self.linear(x.mean((2, 3))) * self.temperature.exp()
+
+
+class Parts(nn.Module):
+    """Concatenation, a shuffle of channels, halves, slices with steps, padding with a constant, maxima over positions; 1-d convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.second = nn.Conv2d(9, 5, 3, padding=1)
+        self.third = nn.Conv2d(14, 12, 1)
+        self.left = nn.Conv2d(6, 6, 3)
+        self.line = nn.Conv1d(12, 8, 3, stride=2, padding=1)
+        self.linear = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = torch.cat([x, torch.relu(self.first(x))], 1)
+        x = self.third(torch.cat([x, torch.relu(self.second(x))], 1))
+        n, c, h, w = x.shape
+        x = x.reshape(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        p, q = x.chunk(2, 1)
+        p = self.left(nn.functional.pad(p, (1, 1, 1, 1)))
+        q = nn.functional.pad(q[:, :, 1::2, ::2], (1, 2, 3, 1), value=0.5)
+        x = self.line(torch.cat([p, q], 1).flatten(2))
+        return self.linear(torch.cat([nn.functional.max_pool1d(x, 2).mean(2), x.amax(2)], 1))
+
+
+class Normalized(nn.Module):
+    """Group, layer and instance normalization; a block with the channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.group, self.layer, self.instance = nn.GroupNorm(2, 8), nn.LayerNorm(8), nn.InstanceNorm2d(8, affine=True)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.group(self.stem(x)))
+        y = self.layer(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.down(nn.functional.gelu(self.up(y)))
+        # The mean of what was just normalized would be constant.
+        return self.linear(torch.relu(self.instance(x + y.permute(0, 3, 1, 2))).mean((2, 3)))
+
+
+class Attention(nn.Module):
+    """A transformer's block over patches with a class token, as vision transformers are written."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 16, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.position = nn.Parameter(torch.randn(1, 10, 16) * 0.1)
+        self.before, self.between = nn.LayerNorm(16), nn.LayerNorm(16)
+        self.qkv, self.project = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+        self.linear = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
+        n, t, c = x.shape
+        q, k, v = self.qkv(self.before(x)).reshape(n, t, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        shares = ((q * 8**-0.5) @ k.transpose(-2, -1)).softmax(-1)
+        x = x + self.project((shares @ v).transpose(1, 2).reshape(n, t, c))
+        x = x + self.down(nn.functional.gelu(self.up(self.between(x))))
+        return self.linear(x[:, 0])
+
+
 def perceptron():
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 5))
 
@@ -105,11 +196,17 @@ TRACES = {
     ),
     "pooling_small": (Pooling, (1, 13, 10), 6, {"kind": "sgd", "lr": 0.05, "label_smoothing": 0.1}, "cross_entropy", "legacy"),
     "scaled_small": (Scaled, (9,), 3, {"kind": "adamw", "lr": 0.01, "weight_decay": 0.05}, "mse", "dynamo"),
+    "functions_small": (Functions, (3, 7, 6), 4, {"kind": "sgd", "lr": 0.02, "momentum": 0.9}, "cross_entropy", "legacy"),
+    "parts_small": (Parts, (3, 7, 6), 5, {"kind": "sgd", "lr": 0.02, "momentum": 0.9}, "cross_entropy", "legacy"),
+    "normalized_small": (Normalized, (3, 6, 5), 4, {"kind": "sgd", "lr": 0.02}, "cross_entropy", "legacy"),
+    "attention_small": (Attention, (3, 12, 12), 5, {"kind": "sgd", "lr": 0.02, "momentum": 0.9}, "cross_entropy", "legacy"),
 }
 
 
 def main():
     for seed, (name, (make, extents, classes, optimizer, loss, exporter)) in enumerate(TRACES.items()):
+        if len(sys.argv) > 1 and name not in sys.argv[1:]:
+            continue
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         model = make()
