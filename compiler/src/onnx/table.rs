@@ -82,7 +82,6 @@ table! {
     "Pow" [] true activations::pow: "mul, unary sqrt and reciprocal; the exponent a constant multiple of 0.5";
     "PRelu" [] true pointwise::p_relu: "relu, clip, mul, add";
     "Reciprocal" [] true activations::plain: "unary";
-    "RMSNormalization" ["axis", "epsilon", "stash_type"] true normalization::rms_normalization: "mul, reduce_mean, unary";
     "ReduceL1" ["axes", "keepdims", "noop_with_empty_axes"] true reduction::l1: "unary abs, sum_to";
     "ReduceL2" ["axes", "keepdims", "noop_with_empty_axes"] true reduction::l2: "mul, sum_to, unary sqrt";
     "ReduceMax" ["axes", "keepdims", "noop_with_empty_axes"] true reduction::max: "reduce_max; over other axes than the batch";
@@ -92,6 +91,7 @@ table! {
     "ReduceSumSquare" ["axes", "keepdims", "noop_with_empty_axes"] true reduction::sum_square: "mul, sum_to";
     "Relu" [] true pointwise::relu: "relu";
     "Reshape" ["allowzero"] true shapes::reshape: "reshape; the batch stays first";
+    "RMSNormalization" ["axis", "epsilon", "stash_type"] true normalization::rms_normalization: "mul, reduce_mean, unary";
     "Selu" ["alpha", "gamma"] true activations::selu: "unary elu, mul";
     "Shape" ["end", "start"] false shapes::not_folded: "computed at import";
     "Sigmoid" [] true activations::plain: "unary; x * Sigmoid(x) is silu";

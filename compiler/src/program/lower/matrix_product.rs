@@ -1,6 +1,6 @@
 //! Products of computed matrices, and maxima over axes: loops around maps, since every lane has matrices of its own.
 
-use super::kernel::{KernelBuilder, repeat, visit};
+use super::kernel::{KernelBuilder, visit};
 use super::map::{merge_axes, storage_axes, storage_extents};
 use super::{LowerError, PhaseLowering};
 use crate::ir::{NodeId, Shape, Value};
@@ -77,8 +77,8 @@ impl PhaseLowering<'_, '_> {
         let operations = vec![ChainOp::SelectLess(1, 0, 0, 1)];
         let larger = merge_axes(Map { width, extents, loads, operations, stores: vec![(store(), 2)], sums: vec![] });
         let all = space.fixed();
-        let body = reduced.iter().rev().fold(Some(Statement::Map(larger)), |body, &axis| repeat(all[axis], body.into_iter().collect()));
-        body.into_iter().for_each(|statement| kernel.push(statement));
+        let around = |body, &axis: &usize| Statement::Loop { count: all[axis], body: vec![body] };
+        kernel.push(reduced.iter().rev().fold(Statement::Map(larger), around));
         self.shared.launch(kernel, self.label(id));
         Ok(())
     }
