@@ -5,6 +5,7 @@
 
 #[cfg(feature = "jit")]
 pub mod bench;
+pub mod budget;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod engine;

@@ -2,7 +2,7 @@
 
 use crate::attribute::{self, Arguments};
 use mestc::engine::rust::{EmitOptions, emit_items};
-use mestc::{onnx, pipeline, settings};
+use mestc::{budget, onnx, pipeline, settings};
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote};
 use std::path::PathBuf;
@@ -66,6 +66,7 @@ fn compile(arguments: &Arguments, path: &std::path::Path) -> syn::Result<mestc::
     let imported = onnx::import(path).map_err(|report| model(&report))?;
     let settings = settings::of_recipe(&arguments.recipe, None);
     let compiled = pipeline::compile(&imported, &settings).map_err(|error| model(&error))?;
+    budget::check(&imported, &arguments.recipe, None, &compiled).map_err(|error| model(&error))?;
     Ok(compiled.program)
 }
 

@@ -64,6 +64,8 @@ const FLAGS: &[Flag] = &[
     flag("augment", "NAMES", "Random changes of training examples: crop4,hflip [default: for cifar alone]"),
     flag("normalize", "MEAN:STD", "Centring and scaling, a value a channel or one for all [default: that of the data set]"),
     flag("seed", "N", "What all randomness follows from [default: 0]"),
+    flag("memory", "BYTES", "What the planned training state may take: 24MiB, 768KiB; refused with ways out where it takes more"),
+    flag("assert-peak", "BYTES", "Fail where the plan takes more"),
     flag("threads", "N", "Threads; results do not depend on it [default: all that the machine has]"),
     flag("isa", "NAME", "Vector instructions: auto, avx512, avx2, neon, portable [default: auto]"),
     flag("engine", "NAME", "What runs the program: jit, interp, rust [default: jit]"),

@@ -1,6 +1,7 @@
 //! From what the command line names to a compiled model.
 
 use super::failure::Failure;
+use crate::budget::{self, BudgetError};
 use crate::onnx::{self, Imported};
 use crate::pipeline::{self, Compiled};
 use crate::settings;
@@ -42,8 +43,12 @@ pub(crate) fn warn(text: impl std::fmt::Display) {
 /// # Errors
 /// What the compiler refuses.
 pub(crate) fn compile(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>) -> Result<Compiled, Failure> {
-    let settings = settings::of_recipe(recipe, data);
-    pipeline::compile(imported, &settings).map_err(Failure::refused)
+    let compiled = pipeline::compile(imported, &settings::of_recipe(recipe, data)).map_err(Failure::refused)?;
+    budget::check(imported, recipe, data, &compiled).map_err(|error| match error {
+        BudgetError::AssertedPeak { .. } => Failure::failed(error),
+        _ => Failure::refused(error),
+    })?;
+    Ok(compiled)
 }
 
 /// A model's name: its file's, without folder and ending.

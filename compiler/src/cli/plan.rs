@@ -4,9 +4,11 @@ use super::failure::Failure;
 use super::flags::RecipeFlags;
 use super::model;
 use super::output::{Align, Output, Table, bytes, count};
+use crate::budget::planned_bytes;
 use crate::pipeline::Compiled;
 use crate::program::{Program, memory};
 use mest_runtime::network::Phase;
+use mest_runtime::recipe::Recipe;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
@@ -26,7 +28,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let recipe = args.recipe.recipe(&Default::default())?;
     let compiled = model::compile(&model::import(&args.model)?, &recipe, None)?;
-    if args.json { output.json(&to_json(&compiled)) } else { print(&compiled, output) }
+    if args.json { output.json(&to_json(&compiled, &recipe)) } else { print(&compiled, output) }
 }
 
 /// Bytes of the arena that a phase uses, and of all workers' scratch.
@@ -39,7 +41,7 @@ fn peaks(program: &Program) -> Vec<(&'static str, usize)> {
     program.schedules.iter().map(|schedule| (name(schedule.phase), memory::peak(&program.slots, schedule) + scratch)).collect()
 }
 
-fn to_json(compiled: &Compiled) -> Value {
+fn to_json(compiled: &Compiled, recipe: &Recipe) -> Value {
     let program = &compiled.program;
     let manifest = &program.manifest;
     let layers = compiled.sparsity.layers.iter().map(|layer| {
@@ -57,19 +59,14 @@ fn to_json(compiled: &Compiled) -> Value {
     json!({
         "arena_bytes": manifest.arena_bytes,
         "scratch_bytes": manifest.scratch_bytes * manifest.threads,
-        "total_bytes": total(program),
+        "total_bytes": planned_bytes(program),
         "by_class": by_class,
         "phases": phases.collect::<Vec<_>>(),
-        "budget_bytes": null,
+        "budget_bytes": recipe.memory.map(|memory| memory.0),
         "layers": layers.collect::<Vec<_>>(),
         "batch": manifest.batch,
         "threads": manifest.threads,
     })
-}
-
-/// Bytes of the arena and of all workers' scratch.
-pub(crate) fn total(program: &Program) -> usize {
-    program.manifest.arena_bytes + program.manifest.scratch_bytes * program.manifest.threads
 }
 
 /// What every layer keeps, at its budget, and of the sparse ones together.
@@ -104,7 +101,7 @@ pub(crate) fn print(compiled: &Compiled, output: &mut Output) -> Result<(), Fail
     for line in manifest.plan.iter() {
         table.row([line.class.to_string(), line.bytes.to_string(), bytes(line.bytes)]);
     }
-    table.row(["total".to_owned(), total(program).to_string(), bytes(total(program))]);
+    table.row(["total".to_owned(), planned_bytes(program).to_string(), bytes(planned_bytes(program))]);
     output.table(&table)?;
     let mut table = Table::new(&[("phase", Align::Left), ("peak bytes", Align::Right), ("", Align::Right)]);
     for (name, peak) in peaks(program) {

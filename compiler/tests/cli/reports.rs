@@ -39,6 +39,22 @@ fn inspect_lists_what_is_unsupported_and_exits_with_0() {
 }
 
 #[test]
+fn budgets_are_kept_or_refused_with_ways_out() {
+    let folder = workshop();
+    let plan = |flags: &[&'static str]| [&["plan", "mlp.onnx", "--threads", "1"], flags].concat();
+    let fits = json(&succeed(folder.path(), &plan(&["--memory", "64MiB", "--assert-peak", "64MiB", "--json"])));
+    assert_eq!(fits["budget_bytes"].as_u64(), Some(64 << 20));
+    let said = fail(folder.path(), &plan(&["--memory", "1KiB"]), 2);
+    assert!(said.contains("memory = 1KiB") && said.contains("closest"), "{said}");
+    let said = fail(folder.path(), &plan(&["--assert-peak", "1KiB"]), 1);
+    assert!(said.contains("assert-peak = 1KiB"), "{said}");
+    for nonsense in ["0", "plenty", "1000000GiB"] {
+        let said = fail(folder.path(), &[&plan(&["--memory"])[..], &[nonsense]].concat(), 2);
+        assert!(said.contains("memory"), "{nonsense}: {said}");
+    }
+}
+
+#[test]
 fn plans_add_up_and_follow_the_recipe() {
     let folder = workshop();
     let plan = |flags: &[&str]| json(&succeed(folder.path(), &[&["plan", "mlp.onnx", "--json", "--threads", "2"], flags].concat()));

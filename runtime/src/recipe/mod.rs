@@ -13,8 +13,8 @@ pub use choice::ChoiceError;
 pub use error::RecipeError;
 pub use read::Difference;
 pub use values::{
-    DataEfficiency, Distribution, EngineName, IsaName, List, Loss, OptimizerName, ParseRemovalError, ParseSpanError, PolicyName, RemoveAt,
-    ScheduleName,
+    ByteSize, DataEfficiency, Distribution, EngineName, IsaName, List, Loss, OptimizerName, ParseRemovalError, ParseSpanError, PolicyName,
+    RemoveAt, ScheduleName,
 };
 
 use crate::data::{Augmentation, Dataset, Normalization};
@@ -124,6 +124,12 @@ pub struct Recipe {
     pub normalize: Option<Normalization>,
     /// What all randomness follows from.
     pub seed: u64,
+    /// What the whole planned training state may take; unlimited by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+    /// What the plan is asserted to stay within.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assert_peak: Option<ByteSize>,
     /// Threads; by default all that the machine has. Results do not depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
@@ -190,6 +196,8 @@ impl Default for Recipe {
             augment: None,
             normalize: None,
             seed: 0,
+            memory: None,
+            assert_peak: None,
             threads: None,
             isa: IsaName::Auto,
             engine: EngineName::Jit,

@@ -57,6 +57,8 @@ const KEYS: &[Key] = &[
     key("augment"),
     key("normalize"),
     key("seed"),
+    machine("memory"),
+    machine("assert-peak"),
     machine("threads"),
     machine("isa"),
     machine("engine"),

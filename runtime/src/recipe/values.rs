@@ -227,6 +227,43 @@ impl FromStr for RemoveAt {
     }
 }
 
+/// An amount of memory: `24MiB`, `768KiB`, `1.5GiB`, or a number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+/// Units of [`ByteSize`], largest first.
+const BYTE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// Not an amount of memory.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no amount of memory: write a number and a unit, such as 24MiB, 768KiB or 1.5GiB")]
+pub struct ParseByteSizeError(String);
+
+impl fmt::Display for ByteSize {
+    /// In the largest unit that divides it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let divides = |(_, bytes): &(&str, u64)| self.0.is_multiple_of(*bytes);
+        let (unit, bytes) = BYTE_UNITS.into_iter().find(divides).unwrap_or(("B", 1));
+        write!(f, "{}{unit}", self.0 / bytes)
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = ParseByteSizeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || ParseByteSizeError(text.to_owned());
+        let number = text.trim_end_matches(char::is_alphabetic);
+        let unit = match &text[number.len()..] {
+            "" => 1,
+            unit => BYTE_UNITS.into_iter().find(|(name, _)| *name == unit).map(|(_, bytes)| bytes).ok_or_else(wrong)?,
+        };
+        let bytes = number.trim().parse::<f64>().ok().map(|number| number * unit as f64);
+        let bytes = bytes.filter(|bytes| (1.0..u64::MAX as f64).contains(bytes)).ok_or_else(wrong)?;
+        Ok(ByteSize(bytes as u64))
+    }
+}
+
 /// As text in files, where a number may stand for itself.
 macro_rules! as_text {
     ($($Name:ty),+) => { $(
@@ -247,7 +284,7 @@ macro_rules! as_text {
         }
     )+ };
 }
-as_text!(Span, Removal, RemoveAt);
+as_text!(Span, Removal, RemoveAt, ByteSize);
 
 /// Several values: `[1, 2]`, or `1,2` as text, or one alone. Empty text is none.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -355,5 +392,19 @@ mod tests {
         assert_eq!(read(json!(0.5)), Ok(vec![0.5]));
         assert_eq!(read(json!("")), Ok(vec![]));
         assert!(read(json!("0.2,x")).unwrap_err().contains("`x`"));
+    }
+
+    #[test]
+    fn amounts_of_memory_are_read_with_their_unit() {
+        let cases =
+            [("24MiB", 24 << 20, "24MiB"), ("1.5GiB", 3 << 29, "1536MiB"), ("768 KiB", 768 << 10, "768KiB"), ("1000", 1000, "1000B")];
+        for (text, bytes, shown) in cases {
+            let size: ByteSize = text.parse().expect("an amount");
+            assert_eq!((size, size.to_string()), (ByteSize(bytes), shown.to_owned()));
+            assert_eq!(shown.parse(), Ok(size));
+        }
+        for text in ["", "0", "0MiB", "MiB", "12 apples", "-3MiB", "1e30GiB", "24MB"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
     }
 }

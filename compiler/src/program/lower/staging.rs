@@ -106,3 +106,41 @@ impl StagedPlane {
         (count > 0).then_some(statement)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::onnx::import_bytes;
+    use crate::program::{Program, Statement};
+    use crate::zoo::{self, ZooOptions};
+    use crate::{pipeline, settings};
+    use mest_runtime::network::Phase;
+    use mest_runtime::recipe::Recipe;
+    use std::collections::BTreeSet;
+
+    fn has_tile(body: &[Statement], name: &str) -> bool {
+        body.iter().any(|statement| match statement {
+            Statement::Loop { body, .. } => has_tile(body, name),
+            Statement::Tile { tile, .. } => tile.name() == name,
+            Statement::Map(_) => false,
+        })
+    }
+
+    /// Nodes whose launches call the tile `name` in `phase`.
+    fn users(program: &Program, phase: Phase, name: &str) -> usize {
+        let launches = program.schedules.iter().filter(|schedule| schedule.phase == phase).flat_map(|schedule| &schedule.launches);
+        let users = launches.filter(|launch| has_tile(&program.kernels[launch.kernel].body, name));
+        users.map(|launch| launch.label.as_str()).collect::<BTreeSet<_>>().len()
+    }
+
+    #[test]
+    fn what_one_convolution_reads_is_computed_while_it_stages() {
+        let model = zoo::build("resnet8", &ZooOptions::default()).expect("a built-in model");
+        let imported = import_bytes(&model, None).expect("it imports");
+        let program = pipeline::compile(&imported, &settings::of_recipe(&Recipe::default(), None)).expect("it compiles").program;
+        // Three blocks, each with one activation between its convolutions; nine convolutions, two of them without padding.
+        for phase in [Phase::Train, Phase::Evaluate] {
+            assert_eq!(users(&program, phase, "stage_normalized"), 3);
+        }
+        assert_eq!(users(&program, Phase::Train, "stage_normalize_backward"), 7);
+    }
+}
