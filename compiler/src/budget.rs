@@ -149,9 +149,12 @@ mod tests {
 
     #[test]
     fn ways_out_fit() {
-        let Err(BudgetError::Memory { needed, ways_out, .. }) = checked(&[("memory", "1100KiB")]) else { panic!("it does not fit") };
-        assert!(needed > 1100 << 10, "{needed}");
-        assert!(!ways_out.is_empty() && ways_out.iter().all(|(_, bytes)| *bytes <= 1100 << 10), "{ways_out:?}");
+        let Err(BudgetError::Memory { needed, closest: Some((_, least)), .. }) = checked(&[("memory", "1KiB")]) else {
+            panic!("it does not fit")
+        };
+        assert!(least < needed, "{least} of {needed}");
+        let Err(BudgetError::Memory { ways_out, .. }) = checked(&[("memory", &format!("{least}B"))]) else { panic!("it does not fit") };
+        assert!(!ways_out.is_empty() && ways_out.iter().all(|(_, bytes)| *bytes <= least), "{ways_out:?}");
     }
 
     #[test]

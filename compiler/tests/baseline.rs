@@ -1,4 +1,4 @@
-//! The shape-agnostic baseline against the f64 interpreter, on the networks that engines are compared with: a comparison with it means
+//! The shape-agnostic baseline against the f64 interpreter, on networks that engines are compared with, too: a comparison with it means
 //! nothing unless it computes the same.
 #![cfg(feature = "jit")]
 
@@ -6,13 +6,14 @@ mod networks;
 
 use mest_runtime::lanes::Isa;
 use mest_runtime::network::UpdateRule;
-use mestc::bench::generic::Generic;
+use mestc::bench::generic::{Generic, GenericError};
 use mestc::engine::interp::Training;
 use mestc::engine::replay;
+use mestc::ir::Graph;
 use mestc::pass::annotate_sparsity::annotate;
 use mestc::pipeline;
 use mestc::trace::{Batch, Replay, Target, relative_error};
-use networks::{Case, all};
+use networks::{Case, all, convolutional};
 
 /// Steps that each network trains.
 const STEPS: usize = 3;
@@ -31,15 +32,18 @@ fn largest<'v>(values: impl Iterator<Item = &'v Vec<f64>>) -> f64 {
     values.flatten().fold(0.0, |m: f64, v| m.max(v.abs()))
 }
 
+fn baseline(case: &Case, graph: &Graph, isa: Isa, threads: usize) -> Result<Generic, GenericError> {
+    let table = annotate(graph, &case.request()).expect("the request fits");
+    let (learning_rate, weight_decay) = (case.optimizer.learning_rate, case.optimizer.weight_decay);
+    let rule = UpdateRule { optimizer: replay::optimizer(case.optimizer.rule), learning_rate, weight_decay, max_norm: None };
+    Generic::new(graph.clone(), &table, &case.masks, case.batch, rule, isa, threads)
+}
+
 fn compare(case: &Case, isa: Isa, threads: usize) {
     let (graph, _) = pipeline::graphs(&case.graph, case.loss).expect("the network is trainable");
     let names: Vec<String> = graph.parameters().iter().map(|&id| graph.node(id).outputs[0].name.clone()).collect();
-    let table = annotate(&graph, &case.request()).expect("the request fits");
-    let optimizer = replay::optimizer(case.optimizer.rule);
-    let (learning_rate, weight_decay) = (case.optimizer.learning_rate, case.optimizer.weight_decay);
-    let rule = UpdateRule { optimizer, learning_rate, weight_decay, max_norm: None };
-    let mut oracle = Training::new(graph.clone(), case.optimizer).expect("the graph is complete");
-    let mut generic = Generic::new(graph, &table, &case.masks, case.batch, rule, isa, threads).expect("every node is covered");
+    let mut generic = baseline(case, &graph, isa, threads).expect("every node is covered");
+    let mut oracle = Training::new(graph, case.optimizer).expect("the graph is complete");
     for (name, live) in &case.masks {
         oracle.set_mask(name, live).expect("the mask fits");
     }
@@ -71,10 +75,22 @@ fn compare(case: &Case, isa: Isa, threads: usize) {
 
 #[test]
 fn the_baseline_computes_what_the_graph_means() {
-    for case in all() {
+    for case in convolutional() {
         for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
             compare(&case, isa, 2);
         }
         compare(&case, Isa::best(), 3);
+    }
+}
+
+#[test]
+fn what_the_baseline_lacks_is_refused_by_name() {
+    let covered = convolutional().len();
+    for case in all().into_iter().skip(covered) {
+        let (graph, _) = pipeline::graphs(&case.graph, case.loss).expect("the network is trainable");
+        let Err(GenericError::Unsupported { node, .. }) = baseline(&case, &graph, Isa::Portable, 1) else {
+            panic!("{} is covered: compare it", case.name)
+        };
+        assert!(graph.ids().iter().any(|&id| graph.node(id).name == node), "{node}");
     }
 }

@@ -177,7 +177,14 @@ fn plain(strides: [usize; 2], pads: [usize; 4]) -> Convolution {
 
 /// Every case.
 pub(crate) fn all() -> Vec<Case> {
-    vec![perceptron(), residual(), mobile(), pooled(), odd_geometry(), regression(), gated(), functions(), parts(), attention()]
+    let mut cases = convolutional();
+    cases.extend([functions(), parts(), attention()]);
+    cases
+}
+
+/// Networks of the operations that the shape-agnostic baseline has, too.
+pub(crate) fn convolutional() -> Vec<Case> {
+    vec![perceptron(), residual(), mobile(), pooled(), odd_geometry(), regression(), gated()]
 }
 
 fn perceptron() -> Case {
