@@ -41,23 +41,25 @@ pub enum BudgetError {
     },
 }
 
-/// Bytes with a unit, to a tenth.
-fn rounded(bytes: usize) -> String {
-    match bytes {
-        0..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
-        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+/// Bytes, in the unit that suits them.
+pub(crate) fn bytes(count: usize) -> String {
+    match count {
+        0..1024 => format!("{count} B"),
+        1024..1_048_576 => format!("{:.1} KiB", count as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", count as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", count as f64 / 1_073_741_824.0),
     }
 }
 
 impl fmt::Display for BudgetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let way = |(change, bytes): &(String, usize)| format!("{change}: {}", rounded(*bytes));
+        let way = |(change, taken): &(String, usize)| format!("{change}: {}", bytes(*taken));
         match self {
             BudgetError::Machine { memory, machine } => {
-                write!(f, "memory = {memory}: this machine has {}; ask for less", rounded(*machine))
+                write!(f, "memory = {memory}: this machine has {}; ask for less", bytes(*machine))
             }
             BudgetError::Memory { needed, memory, ways_out, closest } => {
-                write!(f, "memory = {memory}: the training state takes {}; ", rounded(*needed))?;
+                write!(f, "memory = {memory}: the training state takes {}; ", bytes(*needed))?;
                 match (ways_out.as_slice(), closest) {
                     ([], Some(closest)) => write!(f, "nothing that was tried fits, the closest being {}", way(closest)),
                     ([], None) => write!(f, "raise it"),
@@ -65,7 +67,7 @@ impl fmt::Display for BudgetError {
                 }
             }
             BudgetError::AssertedPeak { needed, peak } => {
-                write!(f, "assert-peak = {peak}: the plan takes {} ({needed} bytes)", rounded(*needed))
+                write!(f, "assert-peak = {peak}: the plan takes {} ({needed} bytes)", bytes(*needed))
             }
         }
     }

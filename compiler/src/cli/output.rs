@@ -1,6 +1,7 @@
 //! What goes to standard output: lines, tables, JSON. A reader that goes away (`| head`) silences it and changes nothing else.
 
 use super::failure::Failure;
+pub(crate) use crate::budget::bytes;
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -153,16 +154,6 @@ impl Table {
             text.push('\n');
         }
         text
-    }
-}
-
-/// Bytes, in the unit that suits them.
-pub(crate) fn bytes(count: usize) -> String {
-    match count {
-        0..1024 => format!("{count} B"),
-        1024..1_048_576 => format!("{:.1} KiB", count as f64 / 1024.0),
-        1_048_576..1_073_741_824 => format!("{:.1} MiB", count as f64 / 1_048_576.0),
-        _ => format!("{:.2} GiB", count as f64 / 1_073_741_824.0),
     }
 }
 
