@@ -85,17 +85,27 @@ struct MeanAndStd {
     std: Vec<f64>,
 }
 
+/// An npz archive of `logits` (`[examples, classes]`, f32) and `labels` (`[examples]`, i64).
 fn write_predictions(path: &Path, evaluation: &Evaluation, labels: &[u32]) -> std::io::Result<()> {
     let classes = evaluation.logits.len() / labels.len().max(1);
-    let mut archive = npyz::npz::NpzWriter::new(BufWriter::new(File::create(path)?));
+    let mut archive = zip::ZipWriter::new(BufWriter::new(File::create(path)?));
     let shape = [labels.len() as u64, classes as u64];
-    let mut logits = archive.array("logits", Default::default())?.default_dtype().shape(&shape).begin_nd()?;
-    logits.extend(evaluation.logits.iter().copied())?;
-    logits.finish()?;
-    let mut array = archive.array("labels", Default::default())?.default_dtype().shape(&shape[..1]).begin_nd()?;
-    array.extend(labels.iter().map(|&label| i64::from(label)))?;
-    array.finish()?;
-    archive.zip_writer().flush()
+    write_array(&mut archive, "logits", &shape, evaluation.logits.iter().copied())?;
+    write_array(&mut archive, "labels", &shape[..1], labels.iter().map(|&label| i64::from(label)))?;
+    archive.finish()?.flush()
+}
+
+fn write_array<T: npyz::AutoSerialize>(
+    archive: &mut zip::ZipWriter<BufWriter<File>>,
+    name: &str,
+    shape: &[u64],
+    values: impl Iterator<Item = T>,
+) -> std::io::Result<()> {
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).large_file(true);
+    archive.start_file(format!("{name}.npy"), stored)?;
+    let mut array = npyz::WriteOptions::new().default_dtype().shape(shape).writer(archive).begin_nd()?;
+    array.extend(values)?;
+    array.finish()
 }
 
 fn report(evaluation: &Evaluation, examples: usize, json: bool, output: &mut Output) -> Result<(), Failure> {

@@ -142,11 +142,11 @@ fn a_diverging_run_fails_with_advice() {
 
 /// The arrays of a file that numpy would read.
 fn arrays(path: &Path) -> (Vec<u64>, Vec<f32>, Vec<i64>) {
-    let mut archive = npyz::npz::NpzArchive::open(path).unwrap();
-    let logits = archive.by_name("logits").unwrap().unwrap();
+    let mut archive = zip::ZipArchive::new(std::fs::File::open(path).unwrap()).unwrap();
+    let logits = npyz::NpyFile::new(archive.by_name("logits.npy").unwrap()).unwrap();
     let shape = logits.shape().to_vec();
     let logits = logits.into_vec().unwrap();
-    (shape, logits, archive.by_name("labels").unwrap().unwrap().into_vec().unwrap())
+    (shape, logits, npyz::NpyFile::new(archive.by_name("labels.npy").unwrap()).unwrap().into_vec().unwrap())
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Tiles: the compute-bound inner pieces that kernels call, each written once, generic over [`Lanes`].
 //!
 //! The `tiles!` table below is the only list of tiles. It defines each tile's shape (constants of a call), its operands, the
-//! symbol the JIT calls for each instruction set, and what the Rust engine prints; `tests` walks it too.
+//! symbol the JIT calls for each instruction set, and what the Rust engine prints.
 //!
 //! Units: a *vector* is one lane group, `L::LANES` consecutive `f32`, one example a lane. Every stride and offset of a shape counts
 //! vectors unless its name ends in `_elements`. Activations lie `[group][y][channel][x][lane]`; `plane` is one group of them.
@@ -23,14 +23,12 @@ pub mod pooling;
 pub mod random_mask;
 pub mod reduction;
 pub mod reference;
-#[cfg(test)]
-mod tests;
 pub mod update;
 
-#[cfg(any(test, feature = "symbols"))]
+#[cfg(all(feature = "symbols", not(test)))]
 use crate::lanes;
 use crate::lanes::Isa;
-#[cfg(any(test, feature = "symbols"))]
+#[cfg(all(feature = "symbols", not(test)))]
 use crate::lanes::Lanes;
 
 tiles! {

@@ -203,7 +203,7 @@ macro_rules! tiles {
             ///
             /// # Panics
             /// There are no other lane counts, nor instruction sets of another architecture.
-            #[cfg(any(test, feature = "symbols"))]
+            #[cfg(all(feature = "symbols", not(test)))]
             pub fn symbol(&self, isa: Isa, lanes: usize) -> *const u8 {
                 match self {
                     $(Tile::$shape(_) => {

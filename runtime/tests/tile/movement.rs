@@ -1,7 +1,7 @@
 //! Copies, pooling and random masks.
 
-use super::{Floats, Numbers, assert_admitted, call, targets};
-use crate::tile::{AveragePool, reference};
+use crate::{Floats, Numbers, assert_admitted, call, targets};
+use mest_runtime::tile::{AveragePool, reference};
 use proptest::prelude::*;
 
 proptest! {
@@ -146,7 +146,7 @@ proptest! {
     }
 }
 
-fn check_pooling(shape: AveragePool, special: bool, seed: u64, target: (crate::lanes::Isa, usize)) {
+fn check_pooling(shape: AveragePool, special: bool, seed: u64, target: (mest_runtime::lanes::Isa, usize)) {
     let (lanes, mut numbers) = (target.1, Numbers(seed));
     let inputs = shape.rows * shape.plane_channels * shape.width * lanes;
     let outputs = shape.out_rows * shape.plane_channels * shape.out_width * lanes;
@@ -194,8 +194,8 @@ fn check_pooling(shape: AveragePool, special: bool, seed: u64, target: (crate::l
 }
 
 /// The same geometry as the other shape.
-fn average_backward(s: AveragePool) -> crate::tile::AveragePoolBackward {
-    crate::tile::AveragePoolBackward {
+fn average_backward(s: AveragePool) -> mest_runtime::tile::AveragePoolBackward {
+    mest_runtime::tile::AveragePoolBackward {
         channels: s.channels,
         rows: s.rows,
         width: s.width,

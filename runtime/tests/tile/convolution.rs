@@ -1,7 +1,7 @@
 //! Sparse products, over odd shapes and all densities.
 
-use super::{Floats, Numbers, assert_admitted, call, targets};
-use crate::tile::{BackwardSweep, Spmm, reference};
+use crate::{Floats, Numbers, assert_admitted, call, targets};
+use mest_runtime::tile::{BackwardSweep, Spmm, reference};
 use proptest::prelude::*;
 
 /// A random matrix as a stream: `lists` block rows or columns of up to `most` units, some of them empty.
@@ -42,7 +42,7 @@ fn cases() -> impl Strategy<Value = Case> {
         .prop_map(|(block, lists, most, pixels, pixel, other_pixel, seed)| Case { block, lists, most, pixels, pixel, other_pixel, seed })
 }
 
-fn check_spmm(case: &Case, target: (crate::lanes::Isa, usize)) {
+fn check_spmm(case: &Case, target: (mest_runtime::lanes::Isa, usize)) {
     let (lanes, mut numbers) = (target.1, Numbers(case.seed));
     let (rows, columns) = case.block;
     let (x_channel, y_channel) = (case.pixels * case.pixel + 3, case.pixels * case.other_pixel + 1);
@@ -80,7 +80,7 @@ fn check_spmm(case: &Case, target: (crate::lanes::Isa, usize)) {
     assert!(kept.iter().all(|(_, v)| **v == 9.0), "wrote between pixels or channels");
 }
 
-fn check_backward(case: &Case, target: (crate::lanes::Isa, usize)) {
+fn check_backward(case: &Case, target: (mest_runtime::lanes::Isa, usize)) {
     let (lanes, mut numbers) = (target.1, Numbers(case.seed));
     let (rows, columns) = case.block;
     let (dy_channel, x_channel) = (case.pixels * case.pixel + 2, case.pixels * case.other_pixel + 1);
@@ -118,7 +118,7 @@ fn check_backward(case: &Case, target: (crate::lanes::Isa, usize)) {
     let activated = coefficients.as_ref().map(|[factor, shift]| {
         let channel = |i: usize| i / lanes / x_channel;
         let normalized = x.iter().enumerate().map(|(i, &x)| match target.0 {
-            crate::lanes::Isa::Portable => x * factor[channel(i)] + shift[channel(i)],
+            mest_runtime::lanes::Isa::Portable => x * factor[channel(i)] + shift[channel(i)],
             _ => x.mul_add(factor[channel(i)], shift[channel(i)]),
         });
         normalized.map(|x| x.max(0.0)).collect::<Vec<_>>()

@@ -1,7 +1,7 @@
 //! Moments and sums of partial results.
 
-use super::{Floats, Numbers, assert_admitted, assert_near, call, targets};
-use crate::tile::{MergeMoments, Moments, SumPartials, reference};
+use crate::{Floats, Numbers, assert_admitted, assert_near, call, targets};
+use mest_runtime::tile::{MergeMoments, Moments, SumPartials, reference};
 use proptest::prelude::*;
 
 proptest! {

@@ -1,7 +1,7 @@
 //! Losses and their gradients.
 
-use super::{Floats, Numbers, assert_near, call, targets};
-use crate::tile::reference;
+use crate::{Floats, Numbers, assert_near, call, targets};
+use mest_runtime::tile::reference;
 use proptest::prelude::*;
 
 /// One lane of `[element][lane]`.

@@ -1,4 +1,4 @@
-//! Every tile, through the symbols that the JIT calls, against [`super::reference`]: on all instruction sets of the machine and all lane
+//! Every tile, through the symbols that the JIT calls, against `mest_runtime::tile::reference`: on all instruction sets of the machine and all lane
 //! counts.
 
 mod convolution;
@@ -8,29 +8,29 @@ mod statistics;
 mod table;
 mod update;
 
-use crate::lanes::{Buffer, Isa};
+use mest_runtime::lanes::{Buffer, Isa};
 
 /// Every way to run a tile on this machine.
-pub(super) fn targets() -> Vec<(Isa, usize)> {
+fn targets() -> Vec<(Isa, usize)> {
     let isas = Isa::ALL.into_iter().filter(|isa| isa.available());
     isas.flat_map(|isa| [16, 8, 4].map(|lanes| (isa, lanes))).collect()
 }
 
 /// Floats aligned as the arena aligns them.
 #[derive(Clone)]
-pub(super) struct Floats {
+struct Floats {
     memory: Vec<Buffer>,
     len: usize,
 }
 
 impl Floats {
-    pub(super) fn new(values: &[f32]) -> Self {
+    fn new(values: &[f32]) -> Self {
         let mut floats = Floats { memory: vec![Buffer::ZERO; values.len().div_ceil(16)], len: values.len() };
         floats.copy_from_slice(values);
         floats
     }
 
-    pub(super) fn filled(len: usize, value: f32) -> Self {
+    fn filled(len: usize, value: f32) -> Self {
         Floats::new(&vec![value; len])
     }
 }
@@ -52,29 +52,29 @@ impl std::ops::DerefMut for Floats {
 }
 
 /// Numbers for tests: a linear congruence, its upper bits.
-pub(super) struct Numbers(pub(super) u64);
+struct Numbers(u64);
 
 impl Numbers {
-    pub(super) fn next(&mut self) -> u64 {
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 
-    pub(super) fn below(&mut self, n: usize) -> usize {
+    fn below(&mut self, n: usize) -> usize {
         self.next() as usize % n
     }
 
     /// In [-1, 1).
-    pub(super) fn float(&mut self) -> f32 {
+    fn float(&mut self) -> f32 {
         (self.next() % (1 << 24)) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    pub(super) fn floats(&mut self, len: usize) -> Floats {
+    fn floats(&mut self, len: usize) -> Floats {
         Floats::new(&(0..len).map(|_| self.float()).collect::<Vec<_>>())
     }
 
     /// Distinct numbers below `n`, all of them, in random order.
-    pub(super) fn permutation(&mut self, n: usize) -> Vec<u32> {
+    fn permutation(&mut self, n: usize) -> Vec<u32> {
         let mut all: Vec<u32> = (0..n as u32).collect();
         (1..n).for_each(|i| all.swap(i, self.below(i + 1)));
         all
@@ -84,7 +84,7 @@ impl Numbers {
 /// Calls a tile's symbol: `call!(Shape { .. }, target, (operand: type), ...)`.
 macro_rules! call {
     ($shape:ident $fields:tt, $target:expr, $(($operand:expr, $type:ty)),*) => {{
-        let tile = crate::tile::Tile::$shape(crate::tile::$shape $fields);
+        let tile = mest_runtime::tile::Tile::$shape(mest_runtime::tile::$shape $fields);
         let (isa, lanes) = $target;
         // SAFETY: the operands have the types that the table gives, as each test checks by its results, and are in bounds.
         unsafe {
@@ -93,10 +93,10 @@ macro_rules! call {
         }
     }};
 }
-pub(super) use call;
+use call;
 
 /// Element by element within each sum's tolerance.
-pub(super) fn assert_admitted<'a>(what: &str, got: impl IntoIterator<Item = &'a f32>, expected: &[crate::tile::reference::Exact]) {
+fn assert_admitted<'a>(what: &str, got: impl IntoIterator<Item = &'a f32>, expected: &[mest_runtime::tile::reference::Exact]) {
     let got: Vec<f32> = got.into_iter().copied().collect();
     assert_eq!(got.len(), expected.len(), "{what}: how many");
     for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
@@ -105,7 +105,7 @@ pub(super) fn assert_admitted<'a>(what: &str, got: impl IntoIterator<Item = &'a 
 }
 
 /// Element by element within `tolerance`, relative to the expected value or to 1.
-pub(super) fn assert_near(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
+fn assert_near(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}: how many");
     for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
         assert!((f64::from(got) - expected).abs() <= tolerance * expected.abs().max(1.0), "{what} {i}: {got}, not {expected}");

@@ -1,7 +1,8 @@
 //! What the table says of its tiles.
 
-use super::targets;
-use crate::tile::*;
+use crate::targets;
+use mest_runtime::lanes::Isa;
+use mest_runtime::tile::*;
 
 #[test]
 fn a_tile_describes_itself() {

@@ -1,8 +1,8 @@
 //! Update rules: several steps, against f64, in all splits.
 
-use super::{Floats, Numbers, assert_near, call, targets};
-use crate::optim::Hyper;
-use crate::tile::reference;
+use crate::{Floats, Numbers, assert_near, call, targets};
+use mest_runtime::optim::Hyper;
+use mest_runtime::tile::reference;
 use proptest::prelude::*;
 
 /// The slot at step `t`.
@@ -13,7 +13,7 @@ fn hyper(t: i32) -> Floats {
     hyper
 }
 
-type Rule<'a> = &'a dyn Fn((crate::lanes::Isa, usize), usize, &Floats, &mut [Floats; 3], &Floats);
+type Rule<'a> = &'a dyn Fn((mest_runtime::lanes::Isa, usize), usize, &Floats, &mut [Floats; 3], &Floats);
 type Truth<'a> = &'a dyn Fn(&[f32], reference::Weight, f64) -> reference::Weight;
 
 /// Five steps by the tile, in `parts` ranges, and by the reference.
