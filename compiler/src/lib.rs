@@ -8,6 +8,7 @@ pub mod bench;
 pub mod budget;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod describe;
 pub mod engine;
 pub mod inspect;
 pub mod ir;

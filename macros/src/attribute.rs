@@ -1,5 +1,6 @@
 //! The attribute's arguments: `model`, `runtime`, and the recipe's keys.
 
+use crate::report::Report;
 use mest_runtime::recipe::{Recipe, RecipeError};
 use proc_macro2::{Span, TokenStream};
 use serde_json::{Map, Number, Value};
@@ -9,14 +10,18 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{Error, Expr, Ident, Lit, LitStr, Path, Token, UnOp};
 
-/// What the attribute asks for.
+/// What the attribute says, as far as it can be read.
+#[derive(Default)]
 pub(crate) struct Arguments {
     /// The model's file, as written.
-    pub(crate) model: LitStr,
+    pub(crate) model: Option<LitStr>,
     /// Path of the runtime crate, if given.
     pub(crate) runtime: Option<Path>,
-    /// Everything else.
-    pub(crate) recipe: Recipe,
+    /// Whether keys and values could be told apart.
+    pub(crate) readable: bool,
+    /// Everything else, by key.
+    keys: Map<String, Value>,
+    spans: Spans,
 }
 
 /// Where keys and values stand, by the key's spelling in recipes.
@@ -48,67 +53,51 @@ impl Parse for Argument {
     }
 }
 
-/// Combines errors, so that all are reported.
-#[derive(Default)]
-struct Report(Option<Error>);
-
-impl Report {
-    /// Adds one.
-    fn push(&mut self, error: Error) {
-        match &mut self.0 {
-            Some(first) => first.combine(error),
-            None => self.0 = Some(error),
+/// Reads the attribute's arguments; what is wrong with them goes to `report`.
+pub(crate) fn read(tokens: TokenStream, report: &mut Report) -> Arguments {
+    let mut read = Arguments::default();
+    let arguments = match Punctuated::<Argument, Token![,]>::parse_terminated.parse2(tokens) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            report.push(Error::new(error.span(), format!("{error}; write key = value, with commas between")));
+            return read;
         }
-    }
-
-    /// All of them, if any.
-    fn finish(self) -> syn::Result<()> {
-        self.0.map_or(Ok(()), Err)
-    }
-}
-
-/// Reads the attribute's arguments.
-///
-/// # Errors
-/// Every mistake at once.
-pub(crate) fn parse(tokens: TokenStream) -> syn::Result<Arguments> {
-    let arguments = Punctuated::<Argument, Token![,]>::parse_terminated.parse2(tokens)?;
-    let mut report = Report::default();
-    let (mut model, mut runtime, mut map, mut spans) = (None, None, Map::new(), Spans::default());
+    };
+    read.readable = true;
     for Argument { key, value } in arguments {
         let name = key.to_string();
-        match name.as_str() {
-            "model" => match &value {
-                Expr::Lit(literal) if matches!(literal.lit, Lit::Str(_)) => {
-                    if let Lit::Str(path) = &literal.lit {
-                        model = Some(path.clone());
-                    }
-                }
-                _ => report.push(Error::new(value.span(), "model: write the path of an ONNX file in quotes")),
-            },
-            "runtime" => match &value {
-                Expr::Path(path) => runtime = Some(path.path.clone()),
-                _ => report.push(Error::new(value.span(), "runtime: write the path of the runtime crate, `::mest_runtime` say")),
-            },
+        match (name.as_str(), &value) {
+            ("model", Expr::Lit(literal)) if let Lit::Str(path) = &literal.lit => read.model = Some(path.clone()),
+            ("model", _) => report.at(&value, "model: write the path of an ONNX file in quotes"),
+            ("runtime", Expr::Path(path)) => read.runtime = Some(path.path.clone()),
+            ("runtime", _) => report.at(&value, "runtime: write the path of the runtime crate, `::mest_runtime` say"),
             _ => match json(&value) {
-                Ok(json) if !map.contains_key(&name) => {
-                    spans.0.insert(name.replace('_', "-"), (key.span(), value.span()));
-                    map.insert(name, json);
+                Ok(json) if !read.keys.contains_key(&name) => {
+                    read.spans.0.insert(name.replace('_', "-"), (key.span(), value.span()));
+                    read.keys.insert(name, json);
                 }
-                Ok(_) => report.push(Error::new(key.span(), format!("`{name}` is given twice; keep one"))),
+                Ok(_) => report.at(&key, format!("`{name}` is given twice; keep one")),
                 Err(error) => report.push(error),
             },
         }
     }
-    let recipe = Recipe::from_map(map).and_then(|recipe| recipe.validate().map(|()| recipe));
-    let recipe = recipe.map_err(|errors| errors.iter().for_each(|error| report.push(Error::new(spans.of(error), error))));
-    if model.is_none() {
-        report.push(Error::new(Span::call_site(), "the model is missing: write model = \"path/to/model.onnx\", relative to Cargo.toml"));
+    read
+}
+
+impl Arguments {
+    /// Where the value of the recipe's `key` stands, if it is given.
+    pub(crate) fn span(&self, key: &str) -> Option<Span> {
+        self.spans.0.get(key).map(|(_, value)| *value)
     }
-    report.finish()?;
-    match (model, recipe) {
-        (Some(model), Ok(recipe)) => Ok(Arguments { model, runtime, recipe }),
-        _ => Err(Error::new(Span::call_site(), "the attribute cannot be read")),
+
+    /// The recipe, `defaults` standing for keys that are not given; what is wrong with it goes to `report`.
+    pub(crate) fn recipe(&self, defaults: &[(&str, &str)], report: &mut Report) -> Option<Recipe> {
+        let mut keys = self.keys.clone();
+        for (key, value) in defaults {
+            keys.entry(*key).or_insert_with(|| Value::String((*value).to_owned()));
+        }
+        let recipe = Recipe::from_map(keys).and_then(|recipe| recipe.validate().map(|()| recipe));
+        recipe.map_err(|errors| errors.iter().for_each(|error| report.push(Error::new(self.spans.of(error), error)))).ok()
     }
 }
 

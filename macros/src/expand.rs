@@ -1,58 +1,99 @@
-//! From the attribute to the network's code: parse, import, compile, print.
+//! From the attribute to the network's code: read, import, compile, print.
 
 use crate::attribute::{self, Arguments};
+use crate::function;
+use crate::report::Report;
+use mest_runtime::recipe::Recipe;
 use mestc::engine::rust::{EmitOptions, emit_items};
-use mestc::{budget, onnx, pipeline, settings};
+use mestc::onnx::{self, Imported};
+use mestc::program::Program;
+use mestc::{budget, pipeline, settings};
 use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote};
+use quote::{ToTokens, format_ident, quote};
 use std::path::PathBuf;
-use syn::{Error, Fields, ItemStruct, LitStr};
+use syn::{Attribute, Error, Fields, Ident, Item, ItemStruct, LitStr, Visibility};
+
+/// The type that takes the item's place.
+struct Face<'a> {
+    net: Ident,
+    visibility: &'a Visibility,
+    attributes: &'a [Attribute],
+}
 
 /// Expands the attribute over `item`.
 ///
 /// # Errors
-/// Every mistake in the attribute, on its token; what the model or the recipe is refused for.
+/// Every mistake in the attribute and in the item, on its token; what the model or the recipe is refused for.
 pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
-    let arguments = attribute::parse(attribute)?;
-    let item = unit_struct(item)?;
-    let path = model_path(&arguments.model);
-    let program = compile(&arguments, &path)?;
-    let (net, visibility, attributes) = (&item.ident, &item.vis, &item.attrs);
-    let runtime = arguments.runtime.as_ref().map_or_else(|| quote!(::mest::runtime), |path| quote!(#path));
-    let options = EmitOptions {
-        runtime,
-        net: net.clone(),
-        source: arguments.model.value(),
-        made_by: "#[sparse_train]".to_owned(),
-        ..EmitOptions::new(&arguments.recipe)
-    };
-    let items = emit_items(&program, &options).map_err(|error| Error::new(net.span(), error))?;
-    let module = format_ident!("__sparse_train_{}", net.to_string().to_lowercase(), span = Span::call_site());
-    let tracked = LitStr::new(&path.to_string_lossy(), arguments.model.span());
-    Ok(quote! {
-        #(#attributes)*
-        #visibility use #module::#net;
-
-        #[doc(hidden)]
-        #[allow(missing_docs, unused, unreachable_pub, clippy::all, clippy::pedantic, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
-        mod #module {
-            #items
-            // The compiler rebuilds when the model's file changes.
-            const _: &[u8] = include_bytes!(#tracked);
+    const GOES_ON: &str = "#[sparse_train] goes on a unit struct, `struct Net;`, or on a function that describes a network";
+    let mut report = Report::default();
+    let arguments = attribute::read(attribute, &mut report);
+    match syn::parse2::<Item>(item) {
+        Ok(Item::Struct(item)) => of_struct(&arguments, &item, report),
+        Ok(Item::Fn(item)) => of_function(&arguments, &item, report),
+        Ok(other) => {
+            report.at(other, GOES_ON);
+            Err(report.finish().err().unwrap_or_else(|| Error::new(Span::call_site(), GOES_ON)))
         }
-    })
+        Err(error) => {
+            report.push(Error::new(error.span(), format!("{GOES_ON} ({error})")));
+            Err(report.finish().err().unwrap_or(error))
+        }
+    }
 }
 
-fn unit_struct(item: TokenStream) -> syn::Result<ItemStruct> {
-    let item: ItemStruct = syn::parse2(item)
-        .map_err(|error| Error::new(error.span(), format!("#[sparse_train] goes on a unit struct, `struct Net;` ({error})")))?;
+/// The form with a model's file.
+fn of_struct(arguments: &Arguments, item: &ItemStruct, mut report: Report) -> syn::Result<TokenStream> {
     if !matches!(item.fields, Fields::Unit) {
-        return Err(Error::new_spanned(&item.fields, "the network brings its own fields: write a unit struct, `struct Net;`"));
+        report.at(&item.fields, "the network brings its own fields: write a unit struct, `struct Net;`");
     }
     if !item.generics.params.is_empty() {
-        return Err(Error::new_spanned(&item.generics, "a network is compiled for one model: write a unit struct without parameters"));
+        report.at(&item.generics, "a network is compiled for one model: write a unit struct without parameters");
     }
-    Ok(item)
+    let recipe = arguments.recipe(&[], &mut report);
+    if arguments.model.is_none() && arguments.readable {
+        let why =
+            "the model is missing: write model = \"path/to/model.onnx\", relative to Cargo.toml, or describe the network in a function";
+        report.push(Error::new(Span::call_site(), why));
+    }
+    let imported = arguments.model.as_ref().and_then(|model| {
+        let path = model_path(model);
+        match onnx::import(&path) {
+            Ok(imported) => Some((model, path, imported)),
+            Err(error) => {
+                report.push(Error::new(model.span(), error));
+                None
+            }
+        }
+    });
+    report.finish()?;
+    let (Some(recipe), Some((model, path, imported))) = (recipe, imported) else {
+        return Err(Error::new(Span::call_site(), "the attribute cannot be read"));
+    };
+    let program = compile(&imported, &recipe).map_err(|why| Error::new(model.span(), why))?;
+    let face = Face { net: item.ident.clone(), visibility: &item.vis, attributes: &item.attrs };
+    let tracked = std::iter::once(&path).chain(&imported.external).map(|path| LitStr::new(&path.to_string_lossy(), model.span()));
+    // The compiler rebuilds when the model's files change.
+    let tracked = quote!(#(const _: &[u8] = include_bytes!(#tracked);)*);
+    items(arguments, &recipe, &program, &face, &model.value(), &tracked)
+}
+
+/// The form that describes the network.
+fn of_function(arguments: &Arguments, item: &syn::ItemFn, mut report: Report) -> syn::Result<TokenStream> {
+    if let Some(model) = &arguments.model {
+        report.at(model, "a function describes the network itself: leave the model out, or put the attribute on a unit struct");
+    }
+    let described = function::describe(item, arguments, &mut report);
+    report.finish()?;
+    let Some(described) = described else {
+        return Err(Error::new_spanned(&item.sig, "the function cannot be read"));
+    };
+    let refused = |why: String| Error::new(item.sig.ident.span(), why);
+    let imported = onnx::import_bytes(&described.model, None).map_err(|error| refused(error.to_string()))?;
+    let program = compile(&imported, &described.recipe).map_err(refused)?;
+    let face = Face { net: described.net, visibility: &item.vis, attributes: &item.attrs };
+    let source = format!("fn {}", item.sig.ident);
+    items(arguments, &described.recipe, &program, &face, &source, &TokenStream::new())
 }
 
 /// The model's file; relative paths start at the crate's `Cargo.toml`.
@@ -61,66 +102,42 @@ fn model_path(model: &LitStr) -> PathBuf {
     folder.join(model.value())
 }
 
-fn compile(arguments: &Arguments, path: &std::path::Path) -> syn::Result<mestc::program::Program> {
-    let model = |error: &dyn std::fmt::Display| Error::new(arguments.model.span(), error.to_string());
-    let imported = onnx::import(path).map_err(|report| model(&report))?;
-    let settings = settings::of_recipe(&arguments.recipe, None);
-    let compiled = pipeline::compile(&imported, &settings).map_err(|error| model(&error))?;
-    budget::check(&imported, &arguments.recipe, None, &compiled).map_err(|error| model(&error))?;
+fn compile(imported: &Imported, recipe: &Recipe) -> Result<Program, String> {
+    let settings = settings::of_recipe(recipe, None);
+    let compiled = pipeline::compile(imported, &settings).map_err(|error| error.to_string())?;
+    budget::check(imported, recipe, None, &compiled).map_err(|error| error.to_string())?;
     Ok(compiled.program)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::expand;
-    use proc_macro2::TokenStream;
+/// The network's module, and the type that comes out of it.
+fn items(
+    arguments: &Arguments,
+    recipe: &Recipe,
+    program: &Program,
+    face: &Face<'_>,
+    source: &str,
+    tracked: &TokenStream,
+) -> syn::Result<TokenStream> {
+    let Face { net, visibility, attributes } = face;
+    let runtime = arguments.runtime.as_ref().map_or_else(|| quote!(::mest::runtime), ToTokens::to_token_stream);
+    let options = EmitOptions {
+        runtime,
+        net: net.clone(),
+        source: source.to_owned(),
+        made_by: "#[sparse_train]".to_owned(),
+        ..EmitOptions::new(recipe)
+    };
+    let items = emit_items(program, &options).map_err(|error| Error::new(net.span(), error))?;
+    let module = format_ident!("__sparse_train_{}", net.to_string().to_lowercase(), span = Span::call_site());
+    Ok(quote! {
+        #(#attributes)*
+        #visibility use #module::#net;
 
-    /// Every message that an attribute over `item` is refused with.
-    fn refused(attribute: &str, item: &str) -> Vec<String> {
-        let parse = |text: &str| text.parse::<TokenStream>().expect("the test's tokens are tokens");
-        let error = expand(parse(attribute), parse(item)).expect_err("it is refused");
-        error.into_iter().map(|error| error.to_string()).collect()
-    }
-
-    #[test]
-    fn a_missing_model_is_said() {
-        let messages = refused("sparsity = 0.9", "struct Net;");
-        assert!(matches!(&messages[..], [only] if only.contains("the model is missing")), "{messages:?}");
-    }
-
-    #[test]
-    fn an_unknown_key_names_the_nearest() {
-        let messages = refused(r#"model = "m.onnx", sparcity = 0.9"#, "struct Net;");
-        assert!(matches!(&messages[..], [only] if only.contains("sparcity") && only.contains("did you mean `sparsity`")), "{messages:?}");
-    }
-
-    #[test]
-    fn all_mistakes_are_reported_at_once() {
-        let messages = refused(r#"model = 3, batch = "many", scheme = "block:0x1""#, "struct Net;");
-        for wrong in ["model", "batch", "scheme"] {
-            assert!(messages.iter().any(|message| message.contains(wrong)), "{wrong} is not in {messages:?}");
+        #[doc(hidden)]
+        #[allow(missing_docs, unused, unreachable_pub, clippy::all, clippy::pedantic, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
+        mod #module {
+            #items
+            #tracked
         }
-    }
-
-    #[test]
-    fn a_key_is_given_once_and_is_a_literal() {
-        let twice = refused(r#"model = "m.onnx", batch = 8, batch = 16"#, "struct Net;");
-        assert!(twice.iter().any(|message| message.contains("`batch` is given twice")), "{twice:?}");
-        let computed = refused(r#"model = "m.onnx", lr = 1.0 / 8.0"#, "struct Net;");
-        assert!(computed.iter().any(|message| message.contains("write a number")), "{computed:?}");
-    }
-
-    #[test]
-    fn the_item_is_a_unit_struct() {
-        for item in ["struct Net { weights: Vec<f32> }", "struct Net<T>;", "fn net() {}"] {
-            let messages = refused(r#"model = "m.onnx""#, item);
-            assert!(messages.iter().any(|message| message.contains("unit struct")), "{item}: {messages:?}");
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_not_there_is_named() {
-        let messages = refused(r#"model = "no/such/model.onnx""#, "struct Net;");
-        assert!(matches!(&messages[..], [only] if only.contains("no/such/model.onnx")), "{messages:?}");
-    }
+    })
 }

@@ -2,9 +2,9 @@
 
 use super::report::{Kind, Refusal};
 use super::tensor::{element_bytes, extents, type_name};
-use onnx_protobuf::TensorProto;
 use onnx_protobuf::tensor_proto::DataLocation;
-use std::collections::HashMap;
+use onnx_protobuf::{GraphProto, TensorProto};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
@@ -21,6 +21,14 @@ fn refuse(why: impl Into<String>, hint: &str) -> Refusal {
 }
 
 const RE_EXPORT: &str = "export the model again, or save it as one file (onnx.save with save_as_external_data=False)";
+
+/// The files that tensors of `graph` lie in, each once.
+pub(super) fn files(graph: &GraphProto, folder: &Path) -> Vec<PathBuf> {
+    let attributes = graph.node.iter().flat_map(|node| &node.attribute).filter_map(|attribute| attribute.t.as_ref());
+    let entries = graph.initializer.iter().chain(attributes).flat_map(|tensor| &tensor.external_data);
+    let locations: BTreeSet<&str> = entries.filter(|entry| entry.key == "location").map(|entry| entry.value.as_str()).collect();
+    locations.into_iter().map(|location| folder.join(location)).collect()
+}
 
 impl<'a> ExternalData<'a> {
     /// `folder` is the model's own; without one, external data is refused.

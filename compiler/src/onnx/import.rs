@@ -2,14 +2,14 @@
 
 use super::report::{ImportReport, Kind, Place, Problem, Refusal};
 use super::tensor::{self, Elements, FLOAT, Folded};
-use super::{fold, order, prepare, table, untie, wire};
+use super::{external, fold, order, prepare, table, untie, wire};
 use crate::ir::graph::Role;
 use crate::ir::{Dim, Graph, Shape, Tensor, Value, ValueInfo};
 use crate::op::{Constant, Input, Op, Pad, Parameter, Transpose};
 use onnx_protobuf::tensor_shape_proto::dimension;
 use onnx_protobuf::{GraphProto, Message, ModelProto, NodeProto, ValueInfoProto, type_proto};
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Elements of one example that a value may have.
 const LARGEST_VALUE: usize = 1 << 36;
@@ -25,6 +25,8 @@ pub struct Imported {
     pub warnings: Vec<String>,
     /// How often each operation occurs in the file.
     pub operations: std::collections::BTreeMap<String, usize>,
+    /// The files beside the model that hold data of it.
+    pub external: Vec<PathBuf>,
 }
 
 /// A model file, prepared: every parameter of the graph is a float32 initialiser of the same name.
@@ -71,6 +73,7 @@ fn read(bytes: &[u8], folder: Option<&Path>) -> Result<Imported, Vec<Problem>> {
     let operations = count_operations(&model.graph);
     let ir_version = model.ir_version;
     let graph = model.graph.mut_or_insert_default();
+    let external = folder.map_or_else(Vec::new, |folder| external::files(graph, folder));
     let problems = prepare::prepare(graph, folder, bytes.len());
     if !problems.is_empty() {
         return Err(problems);
@@ -81,7 +84,7 @@ fn read(bytes: &[u8], folder: Option<&Path>) -> Result<Imported, Vec<Problem>> {
     let Finished { graph, targets, fixed_batch, warnings } = importer.run(&order)?;
     let mut source = Source { model, targets, fixed_batch };
     source.store_parameters(&graph);
-    Ok(Imported { graph, source, warnings, operations })
+    Ok(Imported { graph, source, warnings, operations, external })
 }
 
 /// What can be told of a sound file, whether or not it can be trained.

@@ -6,14 +6,12 @@ use onnx_protobuf::tensor_shape_proto::{Dimension, dimension};
 use onnx_protobuf::{AttributeProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto, type_proto};
 
 const FLOAT: i32 = 1;
-#[cfg(test)]
 const INT64: i32 = 7;
 
 /// The value of an attribute.
 pub(crate) enum Attribute<'a> {
     Int(i64),
     Ints(&'a [i64]),
-    #[cfg(test)]
     Float(f32),
     #[cfg(test)]
     Floats(&'a [f32]),
@@ -48,6 +46,20 @@ impl ModelBuilder {
         ModelBuilder { model, seed, drawn: 0 }
     }
 
+    /// Declares the operator set; 17 unless told.
+    pub(crate) fn set_opset(&mut self, version: i64) {
+        self.model.opset_import[0].version = version;
+    }
+
+    /// Calls a value `new` wherever it stands.
+    pub(crate) fn rename(&mut self, old: &str, new: &str) {
+        for node in &mut self.model.graph.mut_or_insert_default().node {
+            for name in node.input.iter_mut().chain(&mut node.output).filter(|name| *name == old) {
+                new.clone_into(name);
+            }
+        }
+    }
+
     /// Adds a node with one output, which is returned; the node is named after it.
     pub(crate) fn node(&mut self, op: &str, output: &str, inputs: &[&str], attributes: &[(&str, Attribute<'_>)]) -> String {
         let node = NodeProto {
@@ -69,7 +81,6 @@ impl ModelBuilder {
     }
 
     /// Adds an int64 list.
-    #[cfg(test)]
     pub(crate) fn list(&mut self, name: &str, values: &[i64]) -> String {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.raw(name, INT64, &[values.len()], raw)
@@ -125,7 +136,6 @@ fn attribute(name: &str, value: &Attribute<'_>) -> AttributeProto {
             attribute.floats = floats.to_vec();
             AttributeType::FLOATS
         }
-        #[cfg(test)]
         Attribute::Float(f) => {
             attribute.f = *f;
             AttributeType::FLOAT
