@@ -28,7 +28,11 @@ const fn switch(key: &'static str, help: &'static str) -> Flag {
 
 /// All keys but `layers`, which is a table and stands in recipe files alone.
 const FLAGS: &[Flag] = &[
-    flag("data", "SPEC", "Data set: digits, idx:DIR, cifar10:FILE_OR_DIR, cifar100:FILE_OR_DIR, synthetic:CxHxW:CLASSES:N"),
+    flag(
+        "data",
+        "SPEC",
+        "Data set: digits, idx:DIR, cifar10:FILE_OR_DIR, cifar100:FILE_OR_DIR, images:DIR, npz:FILE, safetensors:FILE, synthetic:CxHxW:CLASSES:N",
+    ),
     flag("sparsity", "SHARE", "Share of zeros in the layers made sparse [default: 0.9]"),
     flag("density", "SHARE", "Share of live weights in the layers made sparse: 1 - sparsity"),
     flag("scheme", "SCHEME", "What a mask keeps or drops as one: unstructured, block:RxC [default: unstructured]"),
@@ -44,6 +48,10 @@ const FLAGS: &[Flag] = &[
     flag("remove-at", "EPOCH", "When examples are removed: 70, 0.5, settled [default: 7/16 of the run]"),
     flag("remove", "N", "Which are removed: 12000, 0.24, unforgettable, unforgettable:2 [default: unforgettable]"),
     flag("sieve", "SHARE", "Share of the examples that is out, changing with --mutate-every, in place of a removal"),
+    flag("validation", "SHARE", "Share of the training examples that is held out to measure on"),
+    flag("early-stop", "N", "Epochs without a smaller validation loss that end the run, once the masks have their final density"),
+    flag("reset-head", "N", "A new, untrained last layer of N outputs in place of the model's"),
+    switch("insert-bn", "Whether convolutions that no batch normalization follows get one"),
     flag("loss", "NAME", "What is minimised: cross-entropy, mse [default: cross-entropy]"),
     flag("label-smoothing", "SHARE", "Share of the target given to all classes alike [default: 0]"),
     flag("batch", "N", "Examples a step [default: 64]"),

@@ -79,6 +79,7 @@ impl Layout {
             dims: [3, 32, 32],
             classes: self.classes,
             train: split(self.train)?,
+            validation: None,
             test: split(&[self.test])?,
             normalization: Normalization::new(self.mean.to_vec(), self.std.to_vec()),
             augmentations: &[Augmentation::Crop4, Augmentation::HorizontalFlip],

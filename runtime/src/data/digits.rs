@@ -36,6 +36,7 @@ pub(super) fn load(argument: &str) -> Result<Dataset, DataError> {
         dims: [1, 8, 8],
         classes: CLASSES,
         train: part(false),
+        validation: None,
         test: part(true),
         normalization: Normalization::new(vec![0.0], vec![f64::from(WHITE) / 255.0]),
         augmentations: &[],

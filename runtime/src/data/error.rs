@@ -26,6 +26,22 @@ pub enum DataError {
         /// How it is written.
         usage: &'static str,
     },
+    /// The program was built without a format.
+    #[error("data `{format}`: this program was built without the format; build it with the feature `{feature}` of mest-runtime")]
+    Feature {
+        /// The format.
+        format: &'static str,
+        /// What it is built with.
+        feature: &'static str,
+    },
+    /// Several problems at once.
+    #[error("{path}: {count} problems{}", shown(problems), path = path.display(), count = problems.len())]
+    Several {
+        /// The folder or file.
+        path: PathBuf,
+        /// All of them.
+        problems: Vec<DataError>,
+    },
     /// A file is absent.
     #[error("{path}: no such file{or}; {fix}", path = path.display())]
     Missing {
@@ -72,4 +88,28 @@ pub enum DataError {
         /// Values given.
         given: usize,
     },
+}
+
+/// Problems beyond this are only counted.
+const MOST_SHOWN: usize = 20;
+
+/// A problem a line.
+fn shown(problems: &[DataError]) -> String {
+    let mut text: String = problems.iter().take(MOST_SHOWN).map(|problem| format!("\n  {problem}")).collect();
+    if problems.len() > MOST_SHOWN {
+        text += &format!("\n  and {} more", problems.len() - MOST_SHOWN);
+    }
+    text
+}
+
+impl DataError {
+    /// Nothing, the one problem, or all of them together.
+    #[cfg(any(feature = "arrays", feature = "images"))]
+    pub(super) fn all(path: &std::path::Path, mut problems: Vec<DataError>) -> Result<(), DataError> {
+        match problems.len() {
+            0 => Ok(()),
+            1 => Err(problems.remove(0)),
+            _ => Err(DataError::Several { path: path.to_owned(), problems }),
+        }
+    }
 }

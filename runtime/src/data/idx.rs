@@ -29,7 +29,7 @@ pub(super) fn load(argument: &str) -> Result<Dataset, DataError> {
     }
     let dims = [1, train_extents[0], train_extents[1]];
     let normalization = Normalization::measure(&train.pixels, dims);
-    Ok(Dataset { name: "idx".to_owned(), dims, classes, train, test, normalization, augmentations: &[] })
+    Ok(Dataset { name: "idx".to_owned(), dims, classes, train, validation: None, test, normalization, augmentations: &[] })
 }
 
 /// Rows and columns, and the examples, of the files that begin with `prefix`.

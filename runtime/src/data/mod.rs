@@ -2,12 +2,16 @@
 //!
 //! Examples stay as they are stored (bytes, mostly); [`loader`] augments and normalises them one batch ahead of the step.
 
+#[cfg(feature = "arrays")]
+mod arrays;
 pub mod augment;
 mod cifar;
 mod digits;
 mod error;
 mod file;
 mod idx;
+#[cfg(feature = "images")]
+mod images;
 pub mod loader;
 mod normalization;
 mod synthetic;
@@ -16,6 +20,7 @@ pub use augment::Augmentation;
 pub use error::DataError;
 pub use normalization::{Normalization, ParseNormalizationError};
 
+use crate::random::{Purpose, Stream};
 use crate::recipe::nearest;
 
 /// Values of examples, `[example][channel][row][column]`.
@@ -47,6 +52,30 @@ impl Split {
         self.labels.is_empty()
     }
 
+    /// Moves the marked examples, of `elements` values each, into a split of their own; both keep their order.
+    fn extract(&mut self, marked: &[bool], elements: usize) -> Split {
+        fn part<T: Copy>(values: &mut Vec<T>, marked: &[bool], elements: usize) -> Vec<T> {
+            let (mut taken, mut kept) = (Vec::new(), 0);
+            for (example, &marked) in marked.iter().enumerate() {
+                let range = example * elements..(example + 1) * elements;
+                if marked {
+                    taken.extend_from_slice(&values[range]);
+                } else {
+                    values.copy_within(range, kept);
+                    kept += elements;
+                }
+            }
+            values.truncate(kept);
+            values.shrink_to_fit();
+            taken
+        }
+        let pixels = match &mut self.pixels {
+            Pixels::U8(bytes) => Pixels::U8(part(bytes, marked, elements)),
+            Pixels::F32(values) => Pixels::F32(part(values, marked, elements)),
+        };
+        Split { pixels, labels: part(&mut self.labels, marked, 1) }
+    }
+
     /// Tells its content from any other: the CRC-32 of the values and that of the labels.
     pub fn fingerprint(&self) -> u64 {
         let (mut values, mut labels) = (flate2::Crc::new(), flate2::Crc::new());
@@ -70,6 +99,8 @@ pub struct Dataset {
     pub classes: usize,
     /// What is learned from.
     pub train: Split,
+    /// What [`Dataset::hold_out`] has taken from it.
+    pub validation: Option<Split>,
     /// What accuracy is measured on, in the order of its file.
     pub test: Split,
     /// Used unless the recipe says otherwise.
@@ -85,8 +116,22 @@ pub struct Format {
     pub prefix: &'static str,
     /// The SPEC in full, for help texts.
     pub usage: &'static str,
-    load: fn(&str) -> Result<Dataset, DataError>,
+    load: Load,
 }
+
+type Load = fn(&str) -> Result<Dataset, DataError>;
+
+#[cfg(feature = "images")]
+const IMAGES: Load = images::load;
+#[cfg(not(feature = "images"))]
+const IMAGES: Load = |_| Err(DataError::Feature { format: "images", feature: "images" });
+#[cfg(feature = "arrays")]
+const ARRAYS: [Load; 2] = [arrays::load_npz, arrays::load_safetensors];
+#[cfg(not(feature = "arrays"))]
+const ARRAYS: [Load; 2] = [
+    |_| Err(DataError::Feature { format: "npz", feature: "arrays" }),
+    |_| Err(DataError::Feature { format: "safetensors", feature: "arrays" }),
+];
 
 /// Every format there is.
 pub const FORMATS: &[Format] = &[
@@ -94,8 +139,28 @@ pub const FORMATS: &[Format] = &[
     Format { prefix: "idx", usage: "idx:DIR", load: idx::load },
     Format { prefix: "cifar10", usage: "cifar10:FILE_OR_DIR", load: cifar::load_cifar10 },
     Format { prefix: "cifar100", usage: "cifar100:FILE_OR_DIR", load: cifar::load_cifar100 },
+    Format { prefix: "images", usage: "images:DIR[:CxHxW]", load: IMAGES },
+    Format { prefix: "npz", usage: "npz:FILE", load: ARRAYS[0] },
+    Format { prefix: "safetensors", usage: "safetensors:FILE", load: ARRAYS[1] },
     Format { prefix: "synthetic", usage: "synthetic:CxHxW:CLASSES:N", load: synthetic::load },
 ];
+
+/// A SPEC, with the extents that a model takes where it names examples that can be brought to any: a folder of images.
+///
+/// ```
+/// # use mest_runtime::data::sized;
+/// assert_eq!(sized("images:photos", [3, 64, 64]), "images:photos:3x64x64");
+/// assert_eq!(sized("digits", [3, 64, 64]), "digits");
+/// ```
+pub fn sized(spec: &str, dims: [usize; 3]) -> String {
+    #[cfg(feature = "images")]
+    return images::sized(spec, dims);
+    #[cfg(not(feature = "images"))]
+    {
+        let _ = dims;
+        spec.to_owned()
+    }
+}
 
 /// The format of a SPEC and its argument (empty where there is none).
 ///
@@ -130,6 +195,21 @@ impl Dataset {
         (format.load)(argument)
     }
 
+    /// Takes a share of every class out of the training split, to be measured on while training; which examples follows from the seed alone.
+    /// A class keeps an example to train on, if it has any.
+    pub fn hold_out(&mut self, share: f64, seed: u64) {
+        let labels = &self.train.labels;
+        let mut held = vec![false; labels.len()];
+        for class in 0..self.classes as u32 {
+            let mut members: Vec<usize> = (0..labels.len()).filter(|&example| labels[example] == class).collect();
+            Stream::new(seed, Purpose::Split, class.into()).shuffle(&mut members);
+            let count = (members.len() as f64 * share).round() as usize;
+            members.iter().take(count.min(members.len().saturating_sub(1))).for_each(|&example| held[example] = true);
+        }
+        let elements = self.elements();
+        self.validation = Some(self.train.extract(&held, elements));
+    }
+
     /// Values of one example.
     pub fn elements(&self) -> usize {
         self.dims.iter().product()
@@ -145,6 +225,33 @@ mod tests {
         let error = Dataset::load("cifar-10:x").unwrap_err().to_string();
         assert!(error.contains("cifar-10:x") && error.contains("did you mean cifar10:FILE_OR_DIR"), "{error}");
         assert!(error.contains("idx:DIR") && error.contains("synthetic:"), "{error}");
+    }
+
+    #[test]
+    fn what_is_held_out_is_a_share_of_every_class_and_nothing_is_lost() {
+        let whole = Dataset::load("digits").unwrap();
+        let mut data = whole.clone();
+        data.hold_out(0.1, 7);
+        let validation = data.validation.clone().unwrap();
+        assert_eq!(data.train.len() + validation.len(), whole.train.len());
+        for class in 0..10 {
+            let count = |split: &Split| split.labels.iter().filter(|&&label| label == class).count() as f64;
+            assert!((count(&validation) / count(&whole.train) - 0.1).abs() < 0.01, "class {class}");
+        }
+        let examples = |split: &Split| -> Vec<(Vec<u8>, u32)> {
+            let Pixels::U8(bytes) = &split.pixels else { panic!("digits are bytes") };
+            bytes.chunks(64).map(<[u8]>::to_vec).zip(split.labels.iter().copied()).collect()
+        };
+        let (mut together, mut before) = ([examples(&data.train), examples(&validation)].concat(), examples(&whole.train));
+        together.sort();
+        before.sort();
+        assert_eq!(together, before);
+        let mut again = whole.clone();
+        again.hold_out(0.1, 7);
+        assert_eq!(again, data);
+        again = whole;
+        again.hold_out(0.1, 8);
+        assert_ne!(again.validation, data.validation);
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub(super) fn load(argument: &str) -> Result<Dataset, DataError> {
         dims,
         classes,
         train: split(examples, 0),
+        validation: None,
         test: split(tested, 1),
         normalization: Normalization::new(vec![0.5], vec![deviation]),
         augmentations: &[],

@@ -78,6 +78,17 @@ pub struct Recipe {
     /// Share of the examples that is out at a time, and comes back; the period is that of the mutations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sieve: Option<f64>,
+    /// Share of the training examples, of every class alike, that is held out to measure on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<f64>,
+    /// Epochs without a smaller loss on what is held out, after which training ends; counted once the masks have their final density.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<usize>,
+    /// Outputs of a new, untrained last layer, in place of the model's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset_head: Option<usize>,
+    /// Whether convolutions that no batch normalization follows get one.
+    pub insert_bn: bool,
     /// What is minimised.
     pub loss: Loss,
     /// Share of the target given to all classes alike.
@@ -155,6 +166,10 @@ pub struct LayerRecipe {
     /// Whether it is computed densely (`true`), or is sparse even if it wouldn't be (`false`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dense: Option<bool>,
+    /// Whether it stays as it is: no gradient, no optimiser state; its batch normalization keeps to its running statistics. A `*` in the layer's
+    /// name stands for any text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<bool>,
 }
 
 impl Default for Recipe {
@@ -176,6 +191,10 @@ impl Default for Recipe {
             remove_at: None,
             remove: None,
             sieve: None,
+            validation: None,
+            early_stop: None,
+            reset_head: None,
+            insert_bn: false,
             loss: Loss::CrossEntropy,
             label_smoothing: 0.0,
             batch: 64,

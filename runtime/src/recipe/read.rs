@@ -37,6 +37,10 @@ const KEYS: &[Key] = &[
     key("remove-at"),
     key("remove"),
     key("sieve"),
+    key("validation"),
+    key("early-stop"),
+    key("reset-head"),
+    key("insert-bn"),
     key("loss"),
     key("label-smoothing"),
     key("batch"),
@@ -65,7 +69,7 @@ const KEYS: &[Key] = &[
     key("layers"),
 ];
 
-const LAYER_KEYS: &[&str] = &["density", "scheme", "dense"];
+const LAYER_KEYS: &[&str] = &["density", "scheme", "dense", "frozen"];
 
 /// A key that two recipes disagree on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,11 +253,11 @@ mod tests {
         let full = r#"{
             "data": "idx:mnist", "density": 0.2, "scheme": "block:4x1", "distribution": "uniform", "policy": "mest-em", "mutate-every": "5ep",
             "drop": [0.2, 0.1, 0.0], "stages": ["90ep", "0.75"], "importance-lambda": 0.0, "decay": "step", "data-efficiency": "forgetting",
-            "remove-at": "70ep", "remove": "12000", "sieve": 0.2, "loss": "cross-entropy",
+            "remove-at": "70ep", "remove": "12000", "sieve": 0.2, "validation": 0.1, "early-stop": 5, "reset-head": 7, "insert-bn": true, "loss": "cross-entropy",
             "label-smoothing": 0.1, "batch": 128, "epochs": 200, "optimizer": "adamw", "lr": 0.01, "lr-schedule": "step",
             "milestones": ["80ep", "1000it"], "gamma": 0.5, "floor": 0.0, "warmup": "8ep", "momentum": 0.8, "nesterov": true,
             "betas": [0.8, 0.99], "eps": 1e-6, "weight-decay": 0.05, "clip-norm": 1.5, "augment": ["hflip"], "normalize": "0.5:0.25", "seed": 914,
-            "threads": 2, "isa": "avx2", "engine": "interp", "layers": { "conv_1.weight": { "density": 0.5, "scheme": "unstructured" }, "fc": { "dense": true } }
+            "threads": 2, "isa": "avx2", "engine": "interp", "layers": { "conv_1.weight": { "density": 0.5, "scheme": "unstructured" }, "fc": { "dense": true, "frozen": true } }
         }"#;
         let full: Value = serde_json::from_str(full).unwrap();
         let recipe = read(full.clone()).unwrap();

@@ -68,6 +68,7 @@ impl Recipe {
         self.validate_density(&mut report);
         self.validate_mutation(&mut report);
         self.validate_data_efficiency(&mut report);
+        self.validate_validation(&mut report);
         self.validate_objective(&mut report);
         self.validate_optimizer(&mut report);
         self.validate_schedule(&mut report);
@@ -133,6 +134,19 @@ impl Recipe {
             report.0.extend(mistakes.into_iter().flatten().map(RecipeError::from));
         }
         if report.0.is_empty() { Ok(()) } else { Err(report.0) }
+    }
+
+    fn validate_validation(&self, report: &mut Report) {
+        if let Some(share) = self.validation {
+            report.above("validation", share, 0.0, 0.9, 0.1);
+        }
+        report.idle("early-stop", self.early_stop, self.validation.is_some(), "validation");
+        if let Some(epochs) = self.early_stop {
+            report.at_least_one("early-stop", epochs);
+        }
+        if let Some(outputs) = self.reset_head {
+            report.at_least_one("reset-head", outputs);
+        }
     }
 
     fn validate_data_efficiency(&self, report: &mut Report) {
@@ -360,6 +374,10 @@ mod tests {
             (&[("data-efficiency", "forgetting"), ("remove-at", "1.0")], "remove-at = 1.0:", "0.99"),
             (&[("data-efficiency", "forgetting"), ("remove-at", "100it")], "remove-at = 100it:", "70ep"),
             (&[("data-efficiency", "forgetting"), ("epochs", "1"), ("policy", "static")], "epochs = 1:", "is 2"),
+            (&[("validation", "1")], "validation = 1:", "is 0.9"),
+            (&[("early-stop", "3")], "early-stop = 3: has an effect only with validation", "leaving early-stop out"),
+            (&[("validation", "0.1"), ("early-stop", "0")], "early-stop = 0:", "is 1"),
+            (&[("reset-head", "0")], "reset-head = 0:", "is 1"),
             (&[("data", "cifar:x")], "data = cifar:x:", "did you mean cifar10"),
         ];
         for (flags, start, offer) in cases {

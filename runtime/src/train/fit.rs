@@ -3,7 +3,7 @@
 use super::checkpoint::{Checkpoint, CheckpointError, Position};
 use super::evaluate::{Targets, check_fit, evaluate, right};
 use super::{CHECKPOINT, EpochMetrics, FitReport, Observer, Plan, Step, TrainError};
-use crate::data::{Dataset, loader::Batch, loader::Loader};
+use crate::data::{Dataset, Split, loader::Batch, loader::Loader};
 use crate::manifest::{Element, Manifest, Storage};
 use crate::mutation::{DenseGradients, GradientUse, Mutator};
 use crate::network::{self, Network, Phase, StepReport, with_parts};
@@ -45,7 +45,7 @@ pub fn fit(
         run.resume()?;
     }
     observer.begin(run.done, recipe.epochs);
-    while run.done < recipe.epochs {
+    while run.done < recipe.epochs && !run.stopped_early() {
         let metrics = run.epoch(observer)?;
         if observer.epoch(&metrics).is_break() {
             break;
@@ -143,6 +143,16 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Whether what is held out has not been learned better for as many epochs as the recipe waits.
+    fn stopped_early(&self) -> bool {
+        let Some(patience) = self.recipe.early_stop else { return false };
+        // Before the last stage, masks may be denser than the run may end at.
+        let settled = self.plan.settled_epoch();
+        let losses: Vec<f64> = self.metrics.iter().skip(settled).filter_map(|epoch| epoch.validation_loss).collect();
+        let best = (0..losses.len()).fold(0, |best, epoch| if losses[epoch] < losses[best] { epoch } else { best });
+        losses.len() > best + patience
+    }
+
     fn checkpoint_path(&self) -> Option<PathBuf> {
         self.run_dir.map(|folder| folder.join(CHECKPOINT))
     }
@@ -189,6 +199,7 @@ impl<'a> Run<'a> {
         })?;
         self.sampling.end();
         let seconds = began.elapsed().as_secs_f64();
+        let validated = data.validation.as_ref().map(|split| evaluate(self.net, data, split, recipe)).transpose()?;
         let tested = evaluate(self.net, data, &data.test, recipe)?;
         let metrics = EpochMetrics {
             epoch: epoch as u32 + 1,
@@ -202,6 +213,8 @@ impl<'a> Run<'a> {
             examples: totals.examples as u32,
             removed: self.sampling.removed() as u32,
             unforgettable: self.sampling.unforgettable().map(|count| count as u32),
+            validation_loss: validated.as_ref().map(|validated| validated.loss),
+            validation_accuracy: validated.as_ref().map(|validated| validated.accuracy),
         };
         self.metrics.push(metrics.clone());
         self.done += 1;
@@ -319,7 +332,7 @@ impl<'a> Run<'a> {
 
     fn report(&self) -> FitReport {
         let planned = self.net.manifest().plan.iter().map(|line| line.bytes).sum();
-        FitReport::new(&self.metrics, planned, self.wall_s(), self.done >= self.recipe.epochs)
+        FitReport::new(&self.metrics, planned, self.wall_s(), self.done >= self.recipe.epochs || self.stopped_early())
     }
 }
 
@@ -329,6 +342,10 @@ fn check_data(manifest: &Manifest, data: &Dataset, recipe: &Recipe) -> Result<()
     if data.train.is_empty() || data.test.is_empty() {
         let why = format!("{} training and {} test examples", data.train.len(), data.test.len());
         return unfit(why, "both are needed");
+    }
+    if recipe.validation.is_some() && data.validation.as_ref().is_none_or(Split::is_empty) {
+        let why = "nothing is held out of it to validate on".to_owned();
+        return unfit(why, "call Dataset::hold_out before training, with a share that takes an example of a class at least");
     }
     if manifest.batch != recipe.batch {
         let why = format!("the network was compiled for batches of {}, the recipe says batch = {}", manifest.batch, recipe.batch);

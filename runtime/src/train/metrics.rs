@@ -42,6 +42,14 @@ pub struct EpochMetrics {
     #[prost(uint32, optional, tag = "11")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unforgettable: Option<u32>,
+    /// Mean loss over what is held out, after the epoch; `None` where nothing is.
+    #[prost(double, optional, tag = "12")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
+    /// Share of right predictions there.
+    #[prost(double, optional, tag = "13")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_accuracy: Option<f64>,
 }
 
 /// What a training has come to; `metrics.json` is this.
@@ -98,13 +106,16 @@ impl FitReport {
     }
 
     fn csv(&self) -> String {
-        let mut text =
-            String::from("epoch,train_loss,train_accuracy,test_loss,test_accuracy,density,learning_rate,images_per_s,examples,removed\n");
+        let mut text = String::from(
+            "epoch,train_loss,train_accuracy,test_loss,test_accuracy,density,learning_rate,images_per_s,examples,removed,validation_loss,validation_accuracy\n",
+        );
         for e in &self.epochs {
             let losses = [e.train_loss, e.train_accuracy, e.test_loss, e.test_accuracy, e.density, e.learning_rate, e.images_per_s];
             let values = losses.map(|value| value.to_string()).join(",");
+            let optional = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
+            let (loss, accuracy) = (optional(e.validation_loss), optional(e.validation_accuracy));
             // Writing to a string doesn't fail.
-            let _ = writeln!(text, "{},{values},{},{}", e.epoch, e.examples, e.removed);
+            let _ = writeln!(text, "{},{values},{},{},{loss},{accuracy}", e.epoch, e.examples, e.removed);
         }
         text
     }
@@ -152,7 +163,7 @@ mod tests {
         }
         let csv = std::fs::read_to_string(folder.path().join(METRICS_CSV)).unwrap();
         let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
-        assert_eq!(columns, [10, 10, 10]);
+        assert_eq!(columns, [12, 12, 12]);
         assert!(csv.lines().nth(2).unwrap().starts_with("2,0.5,"), "{csv}");
     }
 

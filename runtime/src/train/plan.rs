@@ -18,6 +18,8 @@ pub struct Plan {
     pub learning_rate: LearningRate,
     /// When and how masks change.
     pub mutation: MutationConfig,
+    /// What the sparse layers' density ends at.
+    pub density: f64,
 }
 
 impl Plan {
@@ -36,6 +38,7 @@ impl Plan {
             optimizer: recipe.update_rule(),
             learning_rate: learning_rate(recipe, per_epoch),
             mutation: recipe.mutation(),
+            density: recipe.density(),
         })
     }
 
@@ -43,6 +46,13 @@ impl Plan {
     pub fn progress(&self, iteration: usize) -> Progress {
         let iterations = self.epochs * self.per_epoch;
         Progress { epoch: iteration / self.per_epoch, epochs: self.epochs, iteration, iterations }
+    }
+
+    /// The epoch, counted from 0, from which on masks have the density that the run ends at.
+    pub fn settled_epoch(&self) -> usize {
+        let ends_at = |epoch: usize| self.mutation.density_at(self.density, &self.progress((epoch + 1) * self.per_epoch - 1));
+        let settled = |&epoch: &usize| ends_at(epoch) <= self.density * (1.0 + 1e-9);
+        (0..self.epochs).rev().take_while(settled).last().unwrap_or(self.epochs)
     }
 
     /// Iterations of the plan that iteration `iteration` of the `of` of epoch `epoch` stands for: itself, unless examples are left out.
@@ -93,6 +103,14 @@ mod tests {
             assert!(spans.windows(2).all(|pair| pair[0].end == pair[1].start) && spans.iter().all(|span| !span.is_empty()));
         }
         assert_eq!(plan.planned(1, 5, 23), 28..29);
+    }
+
+    #[test]
+    fn masks_settle_with_the_last_stage() {
+        let plan = |flags: &[(&str, &str)]| Plan::new(&Recipe::default().with(flags.iter().copied()).unwrap(), 640).unwrap();
+        assert_eq!(plan(&[]).settled_epoch(), 120);
+        assert_eq!(plan(&[("policy", "set")]).settled_epoch(), 0);
+        assert_eq!(plan(&[("epochs", "16"), ("stages", "4,8")]).settled_epoch(), 8);
     }
 
     #[test]

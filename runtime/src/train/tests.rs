@@ -64,6 +64,27 @@ fn a_sparse_linear_classifier_learns_digits() {
 }
 
 #[test]
+fn a_run_ends_when_what_is_held_out_is_not_learned_better() {
+    let flags =
+        [("validation", "0.2"), ("early-stop", "2"), ("epochs", "400"), ("policy", "static"), ("lr", "1"), ("lr-schedule", "constant")];
+    let (mut data, recipe) = (digits(), recipe(&flags));
+    let mut net = Linear::new(Shape::DIGITS);
+    let refused = fit(&mut net, &data, &recipe, None, false, &mut ()).unwrap_err();
+    assert!(refused.is_refusal() && refused.to_string().contains("hold_out"), "{refused}");
+    data.hold_out(0.2, recipe.seed);
+    let folder = tempfile::tempdir().unwrap();
+    initialize(&mut net, &recipe).unwrap();
+    let report = fit(&mut net, &data, &recipe, Some(folder.path()), false, &mut ()).unwrap();
+    let losses: Vec<f64> = report.epochs.iter().map(|epoch| epoch.validation_loss.unwrap()).collect();
+    let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!(report.finished && losses.len() < 400, "{}", losses.len());
+    assert_eq!(losses.iter().position(|&loss| loss == best), Some(losses.len() - 3), "{losses:?}");
+    assert!(report.epochs.iter().all(|epoch| epoch.validation_accuracy.is_some_and(|accuracy| accuracy > 0.5)));
+    let resumed = fit(&mut net, &data, &recipe, Some(folder.path()), true, &mut ()).unwrap();
+    assert_eq!(resumed.epochs, report.epochs, "a run that has ended early stays ended");
+}
+
+#[test]
 fn evaluation_is_that_of_the_logits() {
     let (data, recipe) = (digits(), recipe(&[("epochs", "1")]));
     let mut net = Linear::new(Shape::DIGITS);
