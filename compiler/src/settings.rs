@@ -25,9 +25,11 @@ pub fn of_recipe(recipe: &Recipe, data: Option<&Dataset>) -> Settings {
         recipe::Loss::CrossEntropy => Loss::CrossEntropy { smoothing: recipe.label_smoothing as f32 },
         recipe::Loss::Mse => Loss::MeanSquaredError,
     };
+    let frozen = recipe.layers.iter().filter(|(_, layer)| layer.frozen == Some(true)).map(|(name, _)| name.clone());
     let layers = recipe
         .layers
         .iter()
+        .filter(|(_, layer)| layer.density.is_some() || layer.scheme.is_some() || layer.dense.is_some())
         .map(|(name, layer)| (name.clone(), LayerRequest { density: layer.density, scheme: layer.scheme, dense: layer.dense }));
     let dense = recipe.policy.0.name() == "dense";
     let normalization = data.map(|data| recipe.normalization(data)).or(recipe.normalize.as_ref());
@@ -45,6 +47,7 @@ pub fn of_recipe(recipe: &Recipe, data: Option<&Dataset>) -> Settings {
         },
         peak: PeakDensity::Mutation(recipe.mutation()),
         threads: threads(recipe),
+        frozen: frozen.collect(),
         metadata: normalization.map(|normalization| (NORMALIZE_KEY.to_owned(), normalization.to_json())).into_iter().collect(),
     }
 }
@@ -70,6 +73,7 @@ pub fn of_trace(trace: &Trace, threads: usize) -> Settings {
         },
         peak: PeakDensity::Budget,
         threads,
+        frozen: vec![],
         metadata: vec![],
     }
 }

@@ -58,7 +58,8 @@ fn of_struct(arguments: &Arguments, item: &ItemStruct, mut report: Report) -> sy
     }
     let imported = arguments.model.as_ref().and_then(|model| {
         let path = model_path(model);
-        match onnx::import(&path) {
+        let adaptation = recipe.as_ref().map(onnx::Adaptation::of_recipe).unwrap_or_default();
+        match onnx::import_adapted(&path, &adaptation) {
             Ok(imported) => Some((model, path, imported)),
             Err(error) => {
                 report.push(Error::new(model.span(), error));
@@ -89,7 +90,8 @@ fn of_function(arguments: &Arguments, item: &syn::ItemFn, mut report: Report) ->
         return Err(Error::new_spanned(&item.sig, "the function cannot be read"));
     };
     let refused = |why: String| Error::new(item.sig.ident.span(), why);
-    let imported = onnx::import_bytes(&described.model, None).map_err(|error| refused(error.to_string()))?;
+    let imported = onnx::import_bytes_adapted(&described.model, None, &onnx::Adaptation::of_recipe(&described.recipe))
+        .map_err(|error| refused(error.to_string()))?;
     let program = compile(&imported, &described.recipe).map_err(refused)?;
     let face = Face { net: described.net, visibility: &item.vis, attributes: &item.attrs };
     let source = format!("fn {}", item.sig.ident);

@@ -63,7 +63,7 @@ fn print_parameters(report: &InspectReport, output: &mut Output) -> Result<(), F
         let note = match (row.can_be_sparse, row.role) {
             (true, _) => "can be sparse",
             (false, Role::State) => "running statistic",
-            (false, Role::Trainable) => "",
+            (false, Role::Trainable | Role::Frozen) => "",
         };
         let flops = if row.flops > 0.0 { count(row.flops as u64) } else { String::new() };
         table.row([row.name.clone(), shape, count(row.elements as u64), row.layer.unwrap_or_default().to_owned(), note.to_owned(), flops]);

@@ -60,6 +60,8 @@ struct Operand {
 pub enum Role {
     /// Learned by gradient descent.
     Trainable,
+    /// Kept as it is.
+    Frozen,
     /// Follows the data without a gradient: running statistics.
     State,
 }

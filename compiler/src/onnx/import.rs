@@ -1,5 +1,6 @@
 //! From a file to a [`Graph`]: reading, preparing, then one node after the other through the [`table`](super::table).
 
+use super::adapt::Adaptation;
 use super::report::{ImportReport, Kind, Place, Problem, Refusal};
 use super::tensor::{self, Elements, FLOAT, Folded};
 use super::{external, fold, order, prepare, table, untie, wire};
@@ -44,9 +45,17 @@ pub struct Source {
 /// # Errors
 /// Everything that keeps the model from being trained, in one report.
 pub fn import(path: &Path) -> Result<Imported, ImportReport> {
+    import_adapted(path, &Adaptation::default())
+}
+
+/// Imports a model file and changes it.
+///
+/// # Errors
+/// As [`import`], and where the model can't be changed so.
+pub fn import_adapted(path: &Path, adaptation: &Adaptation) -> Result<Imported, ImportReport> {
     let file = path.display().to_string();
     match std::fs::read(path) {
-        Ok(bytes) => import_named(&bytes, Some(path.parent().unwrap_or(Path::new("."))), file),
+        Ok(bytes) => import_named(&bytes, Some(path.parent().unwrap_or(Path::new("."))), adaptation, file),
         Err(error) => {
             let why = format!("cannot be read: {error}");
             let problem = Problem { kind: Kind::Io, place: Place::Model, why, hint: "check the path".into() };
@@ -60,14 +69,22 @@ pub fn import(path: &Path) -> Result<Imported, ImportReport> {
 /// # Errors
 /// As [`import`].
 pub fn import_bytes(bytes: &[u8], folder: Option<&Path>) -> Result<Imported, ImportReport> {
-    import_named(bytes, folder, "the model".to_owned())
+    import_bytes_adapted(bytes, folder, &Adaptation::default())
 }
 
-fn import_named(bytes: &[u8], folder: Option<&Path>, file: String) -> Result<Imported, ImportReport> {
-    read(bytes, folder).map_err(|problems| ImportReport { file, problems })
+/// Imports a model from memory and changes it.
+///
+/// # Errors
+/// As [`import_adapted`].
+pub fn import_bytes_adapted(bytes: &[u8], folder: Option<&Path>, adaptation: &Adaptation) -> Result<Imported, ImportReport> {
+    import_named(bytes, folder, adaptation, "the model".to_owned())
 }
 
-fn read(bytes: &[u8], folder: Option<&Path>) -> Result<Imported, Vec<Problem>> {
+fn import_named(bytes: &[u8], folder: Option<&Path>, adaptation: &Adaptation, file: String) -> Result<Imported, ImportReport> {
+    read(bytes, folder, adaptation).map_err(|problems| ImportReport { file, problems })
+}
+
+fn read(bytes: &[u8], folder: Option<&Path>, adaptation: &Adaptation) -> Result<Imported, Vec<Problem>> {
     let mut model = parse(bytes).map_err(|refusal| vec![refusal.at(Place::Model)])?;
     let opset = prepare::opset(&model).map_err(|refusal| vec![refusal.at(Place::Model)])?;
     let operations = count_operations(&model.graph);
@@ -78,6 +95,7 @@ fn read(bytes: &[u8], folder: Option<&Path>) -> Result<Imported, Vec<Problem>> {
     if !problems.is_empty() {
         return Err(problems);
     }
+    adaptation.apply(graph, ir_version).map_err(|problem| vec![problem])?;
     let order = order::needed_nodes(graph)?;
     untie::untie(graph, &order, ir_version, bytes.len()).map_err(|problem| vec![problem])?;
     let importer = Importer::new(&model.graph, opset)?;

@@ -10,6 +10,7 @@
 //! - the first convolution;
 //! - the last layer with weights, the classifier;
 //! - depthwise kernels;
+//! - frozen weights;
 //! - 1x1 convolutions, perhaps followed by batch normalization, on an Add whose other operand comes by a longer path from the value that
 //!   the convolution reads: projections on a shortcut.
 //!
@@ -20,6 +21,7 @@
 
 use super::erk;
 use super::weight_view::{NoMatrix, View};
+use crate::ir::graph::Role;
 use crate::ir::{Graph, NodeId, Value};
 use crate::op::Op;
 use mest_runtime::manifest::{Block, WeightMatrix};
@@ -503,6 +505,8 @@ fn decide(
         Some("its density is 1".to_owned())
     } else if asked_sparse {
         None
+    } else if matches!(&graph.node(weight.parameter).op, Op::Parameter(parameter) if parameter.role == Role::Frozen) {
+        Some("frozen: it keeps all its weights".to_owned())
     } else {
         rules.dense(graph, weight)
     };

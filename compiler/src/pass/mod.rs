@@ -4,6 +4,7 @@ pub mod annotate_sparsity;
 pub mod attach_loss;
 pub mod differentiate;
 mod erk;
+pub mod freeze;
 pub mod fuse;
 pub mod specialize;
 mod weight_view;

@@ -8,6 +8,8 @@
 //! | BatchNormalization | BatchMoments, Normalize; RunningAverage becomes the statistics' new value | Normalize by running statistics |
 //! | Dropout            | DropoutMask, Mul (nothing at ratio 0)                                     | nothing                         |
 //!
+//! A batch normalization whose scale and shift are frozen keeps to its running statistics in training, too, which then do not move.
+//!
 //! The new value of a running statistic is `momentum * old + (1 - momentum) * batch`, with the batch's biased variance: ONNX's rule, not
 //! PyTorch's. What a rewritten node computed keeps its name and its node, so tables by name hold across the rewrite. A parameter that
 //! nobody reads any more stays in the graph: it is part of the exported model.
@@ -21,6 +23,7 @@ pub fn training(graph: &Graph) -> Graph {
     let mut graph = graph.clone();
     for id in graph.topological().unwrap_or_else(|_| graph.ids()) {
         match graph.node(id).op.clone() {
+            Op::BatchNormalization(op) if is_frozen(&graph, id) => normalize_by_running_statistics(&mut graph, id, op.epsilon),
             Op::BatchNormalization(op) => normalize_by_batch(&mut graph, id, op.epsilon, op.momentum),
             Op::Dropout(op) if op.ratio > 0.0 => mask(&mut graph, id, op.ratio),
             Op::Dropout(_) => bypass(&mut graph, id),
@@ -35,16 +38,24 @@ pub fn inference(graph: &Graph) -> Graph {
     let mut graph = graph.clone();
     for id in graph.topological().unwrap_or_else(|_| graph.ids()) {
         match graph.node(id).op.clone() {
-            Op::BatchNormalization(op) => {
-                if let [_, scale, shift, mean, variance] = graph.inputs(id)[..] {
-                    normalize(&mut graph, id, op.epsilon, [mean, variance, scale, shift]);
-                }
-            }
+            Op::BatchNormalization(op) => normalize_by_running_statistics(&mut graph, id, op.epsilon),
             Op::Dropout(_) => bypass(&mut graph, id),
             _ => {}
         }
     }
     graph
+}
+
+/// Whether scale and shift of a batch normalization stay as they are.
+fn is_frozen(graph: &Graph, id: NodeId) -> bool {
+    let frozen = |value: &Value| matches!(&graph.node(value.node).op, Op::Parameter(parameter) if parameter.role == Role::Frozen);
+    graph.inputs(id).get(1..3).is_some_and(|coefficients| coefficients.iter().all(frozen))
+}
+
+fn normalize_by_running_statistics(graph: &mut Graph, id: NodeId, epsilon: f64) {
+    if let [_, scale, shift, mean, variance] = graph.inputs(id)[..] {
+        normalize(graph, id, epsilon, [mean, variance, scale, shift]);
+    }
 }
 
 fn normalize_by_batch(graph: &mut Graph, id: NodeId, epsilon: f64, momentum: f64) {

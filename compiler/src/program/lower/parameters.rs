@@ -89,7 +89,7 @@ impl Lowering<'_> {
             let role = match parameter.role {
                 GraphRole::State => Role::State,
                 GraphRole::Trainable if graph.gradients.contains_key(&id) => Role::Trainable,
-                GraphRole::Trainable => Role::Frozen,
+                GraphRole::Trainable | GraphRole::Frozen => Role::Frozen,
             };
             let matrix = sparsity.of_parameter(id).map(|layer| {
                 let peak = match (&self.options.peak, layer.density) {
