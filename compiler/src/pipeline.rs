@@ -2,10 +2,11 @@
 
 use crate::ir::validate::{Stage, Violation, validate};
 use crate::ir::{Graph, Tensor};
-use crate::onnx::{Imported, template};
+use crate::onnx::{Imported, SPARSITY_KEY, sparsity_metadata, template};
 use crate::pass::annotate_sparsity::{SparsityError, SparsityRequest, SparsityTable, annotate};
 use crate::pass::attach_loss::{Loss, LossError, attach_loss};
 use crate::pass::differentiate::{DifferentiateError, differentiate};
+use crate::pass::freeze::{FreezeError, freeze};
 use crate::pass::specialize;
 use crate::program::Program;
 use crate::program::lower::{LowerError, Options, PeakDensity, lower};
@@ -28,6 +29,8 @@ pub struct Settings {
     pub peak: PeakDensity,
     /// Workers whose scratch the plan counts.
     pub threads: usize,
+    /// Names of parameters and nodes that stay as they are.
+    pub frozen: Vec<String>,
     /// Pairs for the exported model's `metadata_props`.
     pub metadata: Vec<(String, String)>,
 }
@@ -54,6 +57,9 @@ pub enum CompileError {
     /// The loss does not fit the model.
     #[error(transparent)]
     Loss(#[from] LossError),
+    /// Names to freeze that the model does not have, all of them.
+    #[error("{}", lines(.0))]
+    Freeze(Vec<FreezeError>),
     /// An operation without a gradient.
     #[error(transparent)]
     Differentiate(#[from] DifferentiateError),
@@ -146,12 +152,16 @@ pub fn compile(imported: &Imported, settings: &Settings) -> Result<Compiled, Com
     if !(1..=65536).contains(&settings.batch) {
         return Err(CompileError::Batch(settings.batch));
     }
-    let (training, inference) = graphs(&imported.graph, settings.loss)?;
+    // Freeze before specialisation: a frozen batch normalization means the same in both phases.
+    let mut model = imported.graph.clone();
+    freeze(&mut model, &settings.frozen).map_err(CompileError::Freeze)?;
+    let (training, inference) = graphs(&model, settings.loss)?;
     // Annotate after differentiation: whether a weight is trained decides what is stored for it.
     let sparsity = annotate(&training, &settings.sparsity).map_err(CompileError::Sparsity)?;
     let parameters = training.parameters();
-    let template =
-        template(&imported.source, &training, &parameters, &settings.metadata).map_err(|e| CompileError::Template(e.to_string()))?;
+    let mut metadata = settings.metadata.clone();
+    metadata.extend(sparsity_metadata(&sparsity).map(|value| (SPARSITY_KEY.to_owned(), value)));
+    let template = template(&imported.source, &training, &parameters, &metadata).map_err(|e| CompileError::Template(e.to_string()))?;
     let options = Options {
         batch: settings.batch,
         lanes: lanes(settings.batch),

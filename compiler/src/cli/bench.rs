@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     }
     let isa = engine::isa(recipe.isa)?;
     // Whatever is wrong with the model or the recipe is said once, before anything is measured.
-    model::compile(&model::import(&args.model)?, &recipe, None)?;
+    model::compile(&model::import_for(&args.model, &recipe)?, &recipe, None)?;
     if cfg!(debug_assertions) {
         model::warn("this mestc was built without optimisation: build it with --release before comparing anything");
     }
@@ -123,7 +123,7 @@ fn measure_one(args: &Args, recipe: &Recipe, variant: Variant) -> Result<Measure
 
 fn measure_compiled(args: &Args, recipe: &Recipe, sparse: bool) -> Result<Measurement, Failure> {
     let start = Instant::now();
-    let compiled = model::compile(&model::import(&args.model)?, recipe, None)?;
+    let compiled = model::compile(&model::import_for(&args.model, recipe)?, recipe, None)?;
     let subject = Subject::new(recipe, args.steps as usize);
     let mut measured = Measurement { arena_bytes: Some(compiled.program.manifest.arena_bytes), ..Measurement::default() };
     if recipe.engine != EngineName::Jit {
@@ -171,7 +171,7 @@ fn measure_mutation(recipe: &Recipe, subject: &Subject<'_>, net: &mut dyn Networ
 }
 
 fn measure_generic(args: &Args, recipe: &Recipe) -> Result<Measurement, Failure> {
-    let imported = model::import(&args.model)?;
+    let imported = model::import_for(&args.model, recipe)?;
     let settings = settings::of_recipe(recipe, None);
     let (training, _) = pipeline::graphs(&imported.graph, settings.loss).map_err(Failure::refused)?;
     let refuse = |errors: Vec<_>| Failure::refused_all("the layers can't be made sparse as asked:", &errors);

@@ -7,6 +7,7 @@ use super::{engine, model};
 use crate::engine::jit::Jit;
 use crate::engine::rust::package::{self, RuntimeSource};
 use crate::engine::rust::{self, EmitOptions};
+use crate::explain::explain;
 use crate::ir;
 use crate::onnx::Imported;
 use crate::pass::annotate_sparsity::annotate;
@@ -30,6 +31,9 @@ pub(crate) struct Args {
     /// The pass after which --emit ir or dot shows the graph [default: differentiate].
     #[arg(long, value_enum, value_name = "PASS")]
     after: Option<After>,
+    /// Says why each layer is sparse or dense, and what it is computed by; on standard error.
+    #[arg(long)]
+    explain: bool,
     /// Where the crate's runtime comes from: vendored, path:DIR, or a version of mest-runtime.
     #[arg(long, value_name = "SOURCE", default_value = "vendored")]
     runtime: RuntimeSource,
@@ -81,7 +85,11 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     if args.after.is_some() && !matches!(args.emit, Emit::Ir | Emit::Dot) {
         return Err(Failure::refused("--after shows the graph after a pass: it goes with --emit ir or --emit dot"));
     }
-    let imported = model::import(&args.model)?;
+    let imported = model::import_for(&args.model, &recipe)?;
+    if args.explain {
+        // The compiled form may be on standard output.
+        model::say(explain(&model::compile(&imported, &recipe, None)?));
+    }
     let text = match args.emit {
         Emit::Rust => return emit_rust(args, &imported, &recipe, output),
         Emit::Ir | Emit::Dot => graph_text(args, &imported, &recipe)?,

@@ -8,7 +8,6 @@ use super::output::{Align, Output, Table};
 use super::train::run_dir::RunFile;
 use crate::onnx::Imported;
 use crate::settings::NORMALIZE_KEY;
-use mest_runtime::data::Dataset;
 use mest_runtime::recipe::Recipe;
 use mest_runtime::sparse::state::{self, InitialMasks};
 use mest_runtime::train::{Evaluation, evaluate};
@@ -42,7 +41,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     if recipe.normalize.is_none() {
         recipe.normalize = normalization(&imported, &path)?;
     }
-    let data = Dataset::load(&spec).map_err(Failure::refused)?;
+    let data = model::data(&spec, Some(&imported))?;
     // A trained model's zeros are values like others: everything is computed densely.
     let recipe = recipe.with([("policy", "dense")]).map_err(|errors| Failure::refused_all("the recipe can't be used:", &errors))?;
     let compiled = model::compile(&imported, &recipe, Some(&data))?;

@@ -3,6 +3,8 @@
 //! A subcommand is `fn run(args: &Args, output: &mut Output) -> Result<(), Failure>`; `Failure` carries the exit code.
 
 mod bench;
+#[cfg(test)]
+mod book_tests;
 mod compile;
 mod completions;
 mod engine;
@@ -15,6 +17,7 @@ mod model;
 mod ops;
 mod output;
 mod plan;
+mod report;
 mod train;
 mod verify;
 mod zoo;
@@ -48,6 +51,7 @@ enum Command {
     Verify(verify::Args),
     Eval(eval::Args),
     Export(export::Args),
+    Report(report::Args),
     Zoo(zoo::Args),
     Ops(ops::Args),
     Completions(completions::Args),
@@ -64,6 +68,7 @@ impl Command {
             Command::Verify(args) => verify::run(args, output),
             Command::Eval(args) => eval::run(args, output),
             Command::Export(args) => export::run(args, output),
+            Command::Report(args) => report::run(args, output),
             Command::Zoo(args) => zoo::run(args, output),
             Command::Ops(args) => ops::run(args, output),
             Command::Completions(args) => completions::run(args, output),

@@ -2,11 +2,13 @@
 
 use super::failure::Failure;
 use crate::budget::{self, BudgetError};
-use crate::onnx::{self, Imported};
+use crate::ir::Graph;
+use crate::onnx::{self, Adaptation, ImportReport, Imported};
+use crate::op::Op;
 use crate::pipeline::{self, Compiled};
 use crate::settings;
 use crate::zoo::{self, ZooOptions};
-use mest_runtime::data::Dataset;
+use mest_runtime::data::{self, Dataset};
 use mest_runtime::recipe::Recipe;
 use std::path::Path;
 
@@ -15,11 +17,41 @@ use std::path::Path;
 /// # Errors
 /// Everything that is wrong with the file.
 pub(crate) fn import(path: &Path) -> Result<Imported, Failure> {
-    let imported = onnx::import(path).map_err(Failure::refused)?;
+    with_warnings(path, onnx::import(path))
+}
+
+/// Imports a model file to train it by `recipe`, which may ask for a new last layer or for batch normalization.
+///
+/// # Errors
+/// Everything that is wrong with the file, and what can't be changed in it.
+pub(crate) fn import_for(path: &Path, recipe: &Recipe) -> Result<Imported, Failure> {
+    with_warnings(path, onnx::import_adapted(path, &Adaptation::of_recipe(recipe)))
+}
+
+fn with_warnings(path: &Path, imported: Result<Imported, ImportReport>) -> Result<Imported, Failure> {
+    let imported = imported.map_err(Failure::refused)?;
     for warning in &imported.warnings {
         warn(format_args!("{}: {warning}", path.display()));
     }
     Ok(imported)
+}
+
+/// Loads the data of a SPEC for a model; a folder of images is brought to the extents that the model takes.
+///
+/// # Errors
+/// Everything that is wrong with SPEC and files.
+pub(crate) fn data(spec: &str, imported: Option<&Imported>) -> Result<Dataset, Failure> {
+    let spec = match imported.and_then(|imported| input_dims(&imported.graph)) {
+        Some(dims) => data::sized(spec, dims),
+        None => spec.to_owned(),
+    };
+    Dataset::load(&spec).map_err(Failure::refused)
+}
+
+/// Extents of one example, where there are three.
+fn input_dims(graph: &Graph) -> Option<[usize; 3]> {
+    let input = graph.ids().into_iter().find(|&id| matches!(graph.node(id).op, Op::Input(_)))?;
+    graph.node(input).outputs[0].shape.fixed().try_into().ok()
 }
 
 /// A built-in architecture.
@@ -36,6 +68,13 @@ pub(crate) fn warn(text: impl std::fmt::Display) {
     use std::io::Write;
     // Nobody left to warn is no reason to stop.
     let _ = writeln!(std::io::stderr(), "warning: {text}");
+}
+
+/// Text on standard error.
+pub(crate) fn say(text: impl std::fmt::Display) {
+    use std::io::Write;
+    // Nobody left to read it is no reason to stop.
+    let _ = write!(std::io::stderr(), "{text}");
 }
 
 /// Compiles a model for `recipe`; with data, its normalisation becomes part of the exported model.

@@ -5,8 +5,10 @@ use super::flags::RecipeFlags;
 use super::model;
 use super::output::{Align, Output, Table, bytes, count};
 use crate::budget::planned_bytes;
+use crate::explain::explain;
 use crate::pipeline::Compiled;
 use crate::program::{Program, memory};
+use crate::report::live_ranges;
 use mest_runtime::network::Phase;
 use mest_runtime::recipe::Recipe;
 use serde_json::{Map, Value, json};
@@ -18,6 +20,12 @@ use std::path::PathBuf;
 pub(crate) struct Args {
     /// An ONNX file.
     model: PathBuf,
+    /// Draws what lies where in the arena over a training step.
+    #[arg(long, value_name = "FILE.svg")]
+    picture: Option<PathBuf>,
+    /// Says why each layer is sparse or dense, and what it is computed by.
+    #[arg(long)]
+    explain: bool,
     #[command(flatten)]
     recipe: RecipeFlags,
     /// Machine-readable.
@@ -27,8 +35,22 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let recipe = args.recipe.recipe(&Default::default())?;
-    let compiled = model::compile(&model::import(&args.model)?, &recipe, None)?;
-    if args.json { output.json(&to_json(&compiled, &recipe)) } else { print(&compiled, output) }
+    let compiled = model::compile(&model::import_for(&args.model, &recipe)?, &recipe, None)?;
+    if let Some(path) = &args.picture {
+        std::fs::write(path, live_ranges::file(&compiled.program)).map_err(|error| Failure::unwritable(path, &error))?;
+    }
+    if args.json {
+        return output.json(&to_json(&compiled, &recipe));
+    }
+    print(&compiled, output)?;
+    if args.explain { print_explanation(&compiled, output) } else { Ok(()) }
+}
+
+/// Why the compiler did what it did.
+pub(crate) fn print_explanation(compiled: &Compiled, output: &mut Output) -> Result<(), Failure> {
+    output.text("\n")?;
+    output.heading("Choices")?;
+    output.text(&explain(compiled))
 }
 
 /// Bytes of the arena that a phase uses, and of all workers' scratch.

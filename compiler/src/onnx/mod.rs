@@ -6,6 +6,7 @@
 //! is done to the model itself, so graph and template cannot disagree. [`table`] maps each ONNX operation to what it becomes.
 
 mod activations;
+mod adapt;
 mod attributes;
 mod external;
 mod fold;
@@ -28,11 +29,14 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 mod untie;
+mod weights;
 mod wire;
 
+pub use adapt::Adaptation;
 pub(crate) use import::summarize;
-pub use import::{Imported, Source, import, import_bytes};
+pub use import::{Imported, Source, import, import_adapted, import_bytes, import_bytes_adapted};
 pub use prepare::OPSETS;
 pub use report::{ImportReport, Kind, Place, Problem};
 pub use sparse::sparse_initializers;
 pub use template::{TemplateError, append_metadata, template};
+pub use weights::{LayerMetadata, SPARSITY_KEY, safetensors, sparsity_metadata};

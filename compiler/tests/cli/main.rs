@@ -2,8 +2,11 @@
 
 mod bench;
 mod errors;
+mod fine_tuning;
 mod models;
+mod own_data;
 mod reports;
+mod seeing;
 mod training;
 
 use std::path::Path;

@@ -6,7 +6,7 @@ use serde_json::Value;
 #[test]
 fn help_has_an_example_and_exits_with_0() {
     let folder = workshop();
-    for command in ["train", "compile", "plan", "inspect", "verify", "eval", "export", "zoo", "ops", "bench", "completions"] {
+    for command in ["train", "compile", "plan", "inspect", "verify", "eval", "export", "zoo", "ops", "bench", "completions", "report"] {
         let help = succeed(folder.path(), &[command, "--help"]);
         assert!(help.contains("Example") && help.contains(&format!("mestc {command}")), "{command}: {help}");
     }

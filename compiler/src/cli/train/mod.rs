@@ -1,6 +1,7 @@
 //! `mestc train`: from a model and data to a trained model, in a folder of its own.
 
 mod progress;
+mod record;
 mod result;
 pub(crate) mod run_dir;
 
@@ -8,7 +9,7 @@ use super::engine;
 use super::failure::Failure;
 use super::flags::RecipeFlags;
 use super::output::Output;
-use super::{model, plan};
+use super::{model, plan, report as page};
 use crate::onnx::Imported;
 use crate::zoo::ZooOptions;
 use mest_runtime::data::Dataset;
@@ -17,6 +18,7 @@ use mest_runtime::recipe::{List, Recipe};
 use mest_runtime::sparse::state;
 use mest_runtime::train::{self, FitReport, TrainError};
 use progress::Progress;
+use record::{Both, Record};
 use run_dir::{Existing, RunFile};
 use std::path::{Path, PathBuf};
 
@@ -47,6 +49,9 @@ pub(crate) struct Args {
     /// Begin anew in place of the run that is there.
     #[arg(long)]
     force: bool,
+    /// Says why each layer is sparse or dense, and what it is computed by.
+    #[arg(long)]
+    explain: bool,
     /// The result as JSON, in place of tables.
     #[arg(long)]
     json: bool,
@@ -56,9 +61,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let mut job = Job::new(args)?;
-    let data = job.data()?;
+    let (imported, data) = load(&job.run)?;
     job.run.recipe = settled(&job.run.recipe, &data);
-    let imported = job.import(&data)?;
     let compiled = model::compile(&imported, &job.run.recipe, Some(&data))?;
     let mut net = engine::network(compiled.program.clone(), &job.run.recipe)?;
     train::check(&*net, &data, &job.run.recipe).map_err(Failure::refused)?;
@@ -67,19 +71,31 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     job.run.write(&job.folder)?;
     if !args.json {
         plan::print(&compiled, output)?;
+        if args.explain {
+            plan::print_explanation(&compiled, output)?;
+        }
         output.line(format!("\nrun {}", job.folder.display()))?;
     }
     train::initialize(&mut *net, &job.run.recipe).map_err(Failure::refused)?;
     let report = fit(&mut *net, &data, &job)?;
     let path = job.folder.join("model.onnx");
     train::write_atomically(&path, &state::export(net.manifest(), net.arena())).map_err(Failure::failed)?;
-    if args.json { output.json(&report) } else { result::print(&*net, &report, &path, output) }
+    if args.json { output.json(&report) } else { result::print(&*net, &report, &path, output) }?;
+    // Two networks at once would take the memory of two.
+    drop(net);
+    let shown = job.folder.join(page::FILE);
+    page::write(&job.folder, &shown, &job.run, &compiled)?;
+    if args.json { Ok(()) } else { output.line(format!("report                    {}", shown.display())) }
 }
 
 fn fit(net: &mut dyn Network, data: &Dataset, job: &Job) -> Result<FitReport, Failure> {
-    let mut progress = Progress::new();
-    let report = train::fit(net, data, &job.run.recipe, Some(&job.folder), job.existing == Existing::Resume, &mut progress);
+    let mut watch = Both(Progress::new(), Record::new(&job.folder));
+    let report = train::fit(net, data, &job.run.recipe, Some(&job.folder), job.existing == Existing::Resume, &mut watch);
+    let Both(progress, record) = watch;
     progress.finish();
+    if let Some(problem) = record.problem() {
+        model::warn(problem);
+    }
     report.map_err(|error: TrainError| if error.is_refusal() { Failure::refused(error) } else { Failure::failed(error) })
 }
 
@@ -108,20 +124,24 @@ impl Job {
         };
         Ok(Job { folder, existing, run })
     }
+}
 
-    fn data(&self) -> Result<Dataset, Failure> {
-        Dataset::load(self.run.recipe.data.as_deref().unwrap_or(BUILT_IN_DATA)).map_err(Failure::refused)
-    }
-
-    fn import(&self, data: &Dataset) -> Result<Imported, Failure> {
-        match &self.run.model {
-            Some(path) => model::import(path),
-            None => {
-                let (input, classes) = (Some(data.dims), Some(data.classes));
-                model::built_in(BUILT_IN, &ZooOptions { input, classes, seed: self.run.recipe.seed, ..Default::default() })
-            }
+/// Model and data of a run, each in the other's shape where it has none of its own; the share that is validated on is held out.
+pub(crate) fn load(run: &RunFile) -> Result<(Imported, Dataset), Failure> {
+    let recipe = &run.recipe;
+    let given = run.model.as_deref().map(|path| model::import_for(path, recipe)).transpose()?;
+    let mut data = model::data(recipe.data.as_deref().unwrap_or(BUILT_IN_DATA), given.as_ref())?;
+    let imported = match given {
+        Some(imported) => imported,
+        None => {
+            let (input, classes) = (Some(data.dims), Some(data.classes));
+            model::built_in(BUILT_IN, &ZooOptions { input, classes, seed: recipe.seed, ..Default::default() })?
         }
+    };
+    if let Some(share) = recipe.validation {
+        data.hold_out(share, recipe.seed);
     }
+    Ok((imported, data))
 }
 
 /// A run from its beginning.

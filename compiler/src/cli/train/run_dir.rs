@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 /// Where runs go unless told otherwise.
 const RUNS: &str = "runs";
 /// Everything that a run writes.
-const FILES: &[&str] = &["model.onnx", "checkpoint.mest", "metrics.csv", "metrics.json", "run.toml"];
+const FILES: &[&str] =
+    &["model.onnx", "checkpoint.mest", "metrics.csv", "metrics.json", "run.toml", crate::report::history::FILE, crate::cli::report::FILE];
 
 /// What to do with a run that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,9 @@ pub(crate) fn prepare(folder: &Path, existing: Existing) -> Result<(), Failure> 
     let probe = folder.join(".writable");
     std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(|error| refuse(folder, error))?;
     if existing == Existing::Replace {
-        for file in FILES.iter().map(|name| folder.join(name)).filter(|path| path.exists()) {
+        let entries = std::fs::read_dir(folder).map_err(|error| refuse(folder, error))?.flatten();
+        let written = |name: &str| FILES.contains(&name) || name.starts_with(crate::report::events::PREFIX);
+        for file in entries.filter(|entry| entry.file_name().to_str().is_some_and(written)).map(|entry| entry.path()) {
             std::fs::remove_file(&file).map_err(|error| refuse(&file, error))?;
         }
     }
