@@ -17,7 +17,9 @@
 mod table;
 pub mod convolution;
 pub mod data_movement;
+pub mod embedding;
 pub mod loss;
+pub mod matrix_product;
 pub mod normalization;
 pub mod pooling;
 pub mod random_mask;
@@ -104,6 +106,25 @@ tiles! {
     /// Puts values in a stream's order: `stream[u][e] = values[source[u]][e]`, for the `part`-th of `parts` ranges of `count[0]` units.
     convolution::gather_values(GatherValues { unit_elements: usize, parts: usize };
         part: usize, values: *const f32, source: *const u32, count: *const u32, stream: *mut f32);
+
+    // ---- products and tables of each lane's own ------------------------------------------------------------------------------
+
+    /// `y[i][j] = sum over k < depth: a[i][k] * b[k][j]` for i < `rows` and j < `columns`, a product of each lane's own matrices. Sums run
+    /// in order of k, one fused multiply-add each.
+    matrix_product::matrix_product(MatrixProduct {
+        rows: usize, columns: usize, depth: usize,
+        a_row: usize, a_inner: usize, b_inner: usize, b_column: usize, y_row: usize, y_column: usize
+    }; a: *const f32, b: *const f32, y: *mut f32);
+
+    /// `y[p][d] = table[index[p]][d]` for each of `positions` indices of a lane; NaN where the index is no row of the table.
+    embedding::embedding(Embedding { positions: usize, embedding_width: usize, table_rows: usize };
+        index: *const f32, table: *const f32, y: *mut f32);
+
+    /// Zeros the `part`-th of `parts` ranges of each row's elements of `dtable`, then adds `dy[g][p][d]` of every group, position and lane, in
+    /// this order, to row `index[g][p]`, if that is one.
+    embedding::embedding_gradient(EmbeddingGradient {
+        groups: usize, positions: usize, embedding_width: usize, table_rows: usize, parts: usize
+    }; part: usize, index: *const f32, dy: *const f32, dtable: *mut f32);
 
     // ---- normalization ----------------------------------------------------------------------------------------------------
 

@@ -56,6 +56,19 @@ pub fn spmm(shape: &Spmm, lanes: usize, x: &[f32], starts: &[u32], offsets: &[u3
     y
 }
 
+/// `y[row][column][lane]` of [`MatrixProduct`], without strides.
+pub fn matrix_product(shape: &MatrixProduct, lanes: usize, a: &[f32], b: &[f32]) -> Vec<Exact> {
+    let mut y = vec![Exact::default(); shape.rows * shape.columns * lanes];
+    for (i, sum) in y.iter_mut().enumerate() {
+        let (lane, column, row) = (i % lanes, i / lanes % shape.columns, i / lanes / shape.columns);
+        for k in 0..shape.depth {
+            let left = a[(row * shape.a_row + k * shape.a_inner) * lanes + lane];
+            sum.add(f64::from(left) * f64::from(b[(k * shape.b_inner + column * shape.b_column) * lanes + lane]));
+        }
+    }
+    y
+}
+
 /// `dx[channel][pixel][lane]`, without strides, and the increments of `dw[unit][r][c]` of [`BackwardSweep`].
 pub fn backward_sweep(
     shape: &BackwardSweep,

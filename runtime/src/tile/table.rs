@@ -80,6 +80,16 @@ macro_rules! field_meaning {
     (y_channel) => { "Vectors between channels of the output." };
     (dy_pixel) => { "Vectors between pixels of the output's gradient." };
     (dy_channel) => { "Vectors between channels of the output's gradient." };
+    (columns) => { "Columns of the product." };
+    (depth) => { "Terms of each sum." };
+    (a_row) => { "Vectors between rows of the left operand." };
+    (a_inner) => { "Vectors between terms of the left operand." };
+    (b_inner) => { "Vectors between terms of the right operand." };
+    (b_column) => { "Vectors between columns of the right operand." };
+    (y_row) => { "Vectors between rows of the product." };
+    (y_column) => { "Vectors between columns of the product." };
+    (embedding_width) => { "Elements of a row of the table." };
+    (table_rows) => { "Rows of the table." };
     (unit_elements) => { "Floats of a unit." };
     (partials) => { "Partial results to be summed." };
     (partial_stride) => { "Vectors between partial results." };

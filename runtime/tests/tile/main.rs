@@ -4,6 +4,7 @@
 mod convolution;
 mod loss;
 mod movement;
+mod own_operands;
 mod statistics;
 mod table;
 mod update;

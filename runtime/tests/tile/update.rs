@@ -118,3 +118,106 @@ fn a_diverged_norm_shows() {
 fn the_slot_is_laid_out_as_documented() {
     assert_eq!((Hyper::LEARNING_RATE, Hyper::LEN, hyper(1).len()), (0, 10, 10));
 }
+
+/// A step of an onnx node test: settings (rate, decay, alpha, beta, epsilon), value, gradient, moments before, and value and moments after.
+struct OnnxStep<'a> {
+    settings: [f32; 5],
+    value: &'a [f32],
+    gradient: &'a [f32],
+    moments: [&'a [f32]; 2],
+    expected: [&'a [f64]; 3],
+}
+
+/// Runs the step with the rule that ONNX's operator stands for, at step 0: nothing is corrected for bias.
+fn check_onnx(step: &OnnxStep<'_>, rule: impl Fn((mest_runtime::lanes::Isa, usize), &Floats, &mut [Floats; 3], &Floats)) {
+    for target in targets() {
+        let [rate, decay, alpha, beta, epsilon] = step.settings;
+        let hyper = Floats::new(&[rate, decay, alpha, alpha, beta, epsilon, 1.0, 1.0, f32::INFINITY, 1.0]);
+        let gradient = Floats::new(step.gradient);
+        let mut state = [Floats::new(step.value), Floats::new(step.moments[0]), Floats::new(step.moments[1])];
+        rule(target, &hyper, &mut state, &gradient);
+        for (what, (got, expected)) in ["value", "first moment", "second moment"].into_iter().zip(state.iter().zip(step.expected)) {
+            assert_near(what, got, expected, 2e-6);
+        }
+    }
+}
+
+/// test_momentum, test_momentum_multiple and test_nesterov_momentum of onnx 1.23.
+#[test]
+fn momentum_is_onnxs() {
+    let none: &[f32] = &[];
+    let step = |settings, value, gradient, moment, expected: [&'static [f64]; 2]| {
+        let [after, moved] = expected;
+        OnnxStep { settings, value, gradient, moments: [moment, none], expected: [after, moved, &[]] }
+    };
+    let (x, g, v): (&[f32], &[f32], &[f32]) = (&[1.2, 2.8], &[-0.94, -2.5], &[1.7, 3.6]);
+    let standard = [0.1, 0.001, 0.95, 0.0, 0.0];
+    let cases = [
+        (0, step(standard, x, g, v, [&[1.132_38, 2.707_72], &[0.676_2, 0.922_8]])),
+        (0, step(standard, &[1.0], &[-1.0], &[2.0], [&[0.909_9], &[0.901]])),
+        (0, step(standard, &[1.0, 2.0], &[-1.0, -3.0], &[4.0, 1.0], [&[0.719_9, 2.204_8], &[2.801, -2.048]])),
+        (1, step([0.1, 0.01, 0.95, 0.0, 0.0], x, g, v, [&[1.227_535, 2.957_14], &[0.687, 0.948]])),
+    ];
+    for (nesterov, step) in cases {
+        let count = [step.value.len() as u32];
+        check_onnx(&step, |target, hyper, state, gradient| {
+            let [value, moment, _] = state;
+            call!(
+                SgdMomentum { unit_elements: 1, parts: 1, nesterov },
+                target,
+                (0, usize),
+                (count.as_ptr(), *const u32),
+                (hyper.as_ptr(), *const f32),
+                (value.as_mut_ptr(), *mut f32),
+                (gradient.as_ptr(), *const f32),
+                (moment.as_mut_ptr(), *mut f32)
+            );
+        });
+    }
+}
+
+/// test_adam and test_adam_multiple of onnx 1.23.
+#[test]
+fn adam_is_onnxs() {
+    let multiple = [0.1, 0.001, 0.95, 0.85, 1e-2];
+    let cases = [
+        OnnxStep {
+            settings: [0.1, 0.001, 0.95, 0.1, 1e-7],
+            value: &[1.2, 2.8],
+            gradient: &[-0.94, -2.5],
+            moments: [&[1.7, 3.6], &[0.1, 0.1]],
+            expected: [&[1.025_036_3, 2.661_032_7], &[1.568_06, 3.295_14], &[0.803_210_8, 5.622_407]],
+        },
+        OnnxStep {
+            settings: multiple,
+            value: &[1.0],
+            gradient: &[-1.0],
+            moments: [&[2.0], &[0.5]],
+            expected: [&[0.759_136_3], &[1.850_05], &[0.574_700_2]],
+        },
+        OnnxStep {
+            settings: multiple,
+            value: &[1.0, 2.0],
+            gradient: &[-1.0, -3.0],
+            moments: [&[4.0, 1.0], &[1.0, 10.0]],
+            expected: [&[0.628_652_8, 1.974_585_3], &[3.750_05, 0.800_1], &[0.999_700_2, 9.848_201]],
+        },
+    ];
+    for step in cases {
+        let count = [step.value.len() as u32];
+        check_onnx(&step, |target, hyper, state, gradient| {
+            let [value, first, second] = state;
+            call!(
+                Adam { unit_elements: 1, parts: 1, decoupled: 0 },
+                target,
+                (0, usize),
+                (count.as_ptr(), *const u32),
+                (hyper.as_ptr(), *const f32),
+                (value.as_mut_ptr(), *mut f32),
+                (gradient.as_ptr(), *const f32),
+                (first.as_mut_ptr(), *mut f32),
+                (second.as_mut_ptr(), *mut f32)
+            );
+        });
+    }
+}
