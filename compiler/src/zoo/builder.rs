@@ -80,6 +80,11 @@ impl ModelBuilder {
         self.raw(name, FLOAT, dims, raw)
     }
 
+    /// Adds an int64 number.
+    pub(crate) fn index(&mut self, name: &str, value: i64) -> String {
+        self.raw(name, INT64, &[], value.to_le_bytes().to_vec())
+    }
+
     /// Adds an int64 list.
     pub(crate) fn list(&mut self, name: &str, values: &[i64]) -> String {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();

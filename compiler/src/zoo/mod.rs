@@ -4,8 +4,10 @@
 
 mod architectures;
 pub(crate) mod builder;
+mod vision_transformer;
 
 use architectures::{ds_cnn, mlp, mobilenet_v2, resnet};
+use vision_transformer::vit;
 
 /// What an architecture is built for.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,13 +50,14 @@ pub enum ZooError {
 }
 
 /// Names of the architectures, and what each is.
-pub const NAMES: [(&str, &str); 6] = [
+pub const NAMES: [(&str, &str); 7] = [
     ("mlp", "784-300-100-10 perceptron with ReLU"),
     ("resnet8", "CIFAR ResNet with one block a stage; 1x1 convolution and batch normalization as shortcut"),
     ("resnet20", "CIFAR ResNet with three blocks a stage"),
     ("resnet32", "CIFAR ResNet with five blocks a stage; --width 2 is the one of the MEST paper"),
     ("mobilenetv2", "MobileNetV2 for images of 32x32"),
     ("dscnn", "MLPerf Tiny's DS-CNN for keyword spotting, 1x49x10"),
+    ("vit", "vision transformer of four blocks over patches of 4x4, for images of 32x32"),
 ];
 
 /// Writes architecture `name` as an ONNX file with a symbolic batch.
@@ -64,7 +67,7 @@ pub const NAMES: [(&str, &str); 6] = [
 pub fn build(name: &str, options: &ZooOptions) -> Result<Vec<u8>, ZooError> {
     let (input, classes) = match name {
         "mlp" => ([1, 28, 28], 10),
-        "resnet8" | "resnet20" | "resnet32" | "mobilenetv2" => ([3, 32, 32], 10),
+        "resnet8" | "resnet20" | "resnet32" | "mobilenetv2" | "vit" => ([3, 32, 32], 10),
         "dscnn" => ([1, 49, 10], 12),
         _ => return Err(ZooError::Unknown { name: name.to_owned() }),
     };
@@ -88,6 +91,7 @@ pub fn build(name: &str, options: &ZooOptions) -> Result<Vec<u8>, ZooError> {
         "resnet20" => resnet(name, 3, input, classes, options),
         "resnet32" => resnet(name, 5, input, classes, options),
         "mobilenetv2" => mobilenet_v2(input, classes, options),
+        "vit" => vit(input, classes, options),
         _ => ds_cnn(input, classes, options),
     };
     Ok(model.finish())
@@ -117,6 +121,12 @@ mod tests {
         assert_eq!(parameters("resnet32", &ZooOptions { width: 2, ..Default::default() }), 1_860_522);
         assert_eq!(parameters("resnet32", &ZooOptions { width: 2, classes: Some(100), ..Default::default() }), 1_872_132);
         assert_eq!(parameters("mobilenetv2", &ZooOptions::default()), 2_236_682);
+        // Of each block: attention 4 w^2 + 4 w, the MLP 4 w^2 + 3 w, two normalizations 4 w; then patches, tokens, positions, head.
+        let (width, blocks) = (64, 4 * (8 * 64 * 64 + 11 * 64));
+        assert_eq!(
+            parameters("vit", &ZooOptions::default()),
+            blocks + (48 + 1) * width + width + 65 * width + 2 * width + (width + 1) * 10
+        );
         // MLPerf Tiny's counts biases before batch normalization too: 64 for each of nine convolutions.
         assert_eq!(parameters("dscnn", &ZooOptions::default()), 23_756 - 9 * 64);
     }

@@ -131,7 +131,7 @@ fn compile_writes_a_crate() {
 fn the_zoo_is_listed_and_written() {
     let folder = workshop();
     let list = succeed(folder.path(), &["zoo"]);
-    for name in ["mlp", "resnet8", "resnet20", "resnet32", "mobilenetv2", "dscnn"] {
+    for name in ["mlp", "resnet8", "resnet20", "resnet32", "mobilenetv2", "dscnn", "vit"] {
         assert!(list.contains(name), "{list}");
     }
     let zoo = ["zoo", "resnet8", "--input", "1x8x8", "--classes", "7", "-o", "a.onnx"];
