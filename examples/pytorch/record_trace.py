@@ -47,7 +47,7 @@ def train(model, batches, masks, loss, optimizer):
     losses, first_output, gradients = [], None, {}
     for step, (inputs, targets) in enumerate(batches):
         rule.zero_grad()
-        output = model(inputs.to(dtype))
+        output = model(inputs.to(dtype) if inputs.is_floating_point() else inputs)
         value = loss_of(loss, output, targets, smoothing)
         value.backward()
         for name, mask in masks.items():
@@ -140,10 +140,14 @@ def scatter(model, generator):
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
-def random_batches(extents, classes, batch, steps, loss, generator):
+def random_batches(extents, classes, batch, steps, loss, generator, vocabulary=None):
+    """Batches of normal deviates, or of tokens below `vocabulary`."""
     batches = []
     for _ in range(steps):
-        inputs = torch.randn(batch, *extents, generator=generator)
+        if vocabulary is None:
+            inputs = torch.randn(batch, *extents, generator=generator)
+        else:
+            inputs = torch.randint(vocabulary, (batch, *extents), generator=generator)
         labels = torch.randint(classes, (batch,), generator=generator)
         batches.append((inputs, labels if loss == "cross_entropy" else torch.randn(batch, classes, generator=generator)))
     return batches
@@ -155,6 +159,7 @@ def main():
     parser.add_argument("--kwargs", type=json.loads, default={}, help="its arguments, as JSON")
     parser.add_argument("--input", required=True, help="extents of one example, e.g. 3x32x32")
     parser.add_argument("--classes", type=int, required=True, help="extent of the output")
+    parser.add_argument("--vocabulary", type=int, help="the input holds tokens below this number")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--sparsity", type=float, default=0.0)
@@ -169,7 +174,7 @@ def main():
     model = load(arguments.model)(**arguments.kwargs)
     scatter(model, generator)
     extents = [int(extent) for extent in arguments.input.split("x")]
-    batches = random_batches(extents, arguments.classes, arguments.batch, arguments.steps, arguments.loss, generator)
+    batches = random_batches(extents, arguments.classes, arguments.batch, arguments.steps, arguments.loss, generator, arguments.vocabulary)
     masks = random_masks(model, arguments.sparsity, generator) if arguments.sparsity > 0 else {}
     error = record(model, batches, arguments.output, arguments.optimizer, arguments.loss, masks, arguments.exporter)
     print(f"wrote {arguments.output}; PyTorch itself is off by {error:.1e} in float32")
