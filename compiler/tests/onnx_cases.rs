@@ -94,6 +94,7 @@ fn settings(batch: usize) -> Settings {
             masks: BTreeMap::new(),
         },
         peak: PeakDensity::Budget,
+        frozen: vec![],
         threads: 1,
         metadata: vec![],
     }

@@ -179,6 +179,47 @@ class Attention(nn.Module):
         return self.linear(x[:, 0])
 
 
+class Resampled(nn.Module):
+    """Transposed convolutions, interpolation, reflection, repetition and choices."""
+
+    def __init__(self):
+        super().__init__()
+        self.narrow = nn.Conv2d(2, 4, 3, stride=2)
+        self.wide = nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1)
+        self.depthwise = nn.ConvTranspose2d(3, 6, 2, stride=2, groups=3, bias=False)
+        self.linear = nn.Linear(6 * 4 * 5, 4)
+
+    def forward(self, x):
+        x = self.wide(torch.tanh(self.narrow(x)))
+        x = torch.where(x > 0.1, x, x * x - 0.3)
+        x = nn.functional.pad(x, (1, 2, 0, 1), mode="reflect")
+        x = self.depthwise(x)
+        x = nn.functional.interpolate(x, scale_factor=1.5, mode="bilinear", align_corners=False)
+        x = nn.functional.interpolate(x, size=(4, 5), mode="nearest")
+        return self.linear((x.repeat(1, 1, 1, 2)[:, :, :, 2:7].abs() + 0.1).pow(1.3).flatten(1))
+
+
+class Tokens(nn.Module):
+    """A table of tokens, and attention as torch's own module writes it: examples along the second axis, merged with the heads."""
+
+    vocabulary = 11
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(self.vocabulary, 8)
+        self.position = nn.Parameter(0.5 * torch.randn(7, 8))
+        self.norm = nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.linear = nn.Linear(8, 4)
+        self.register_buffer("mask", torch.triu(torch.full((7, 7), float("-inf")), diagonal=1))
+
+    def forward(self, tokens):
+        x = self.table(tokens) + self.position
+        y = self.norm(x).transpose(0, 1)
+        y, _ = self.attention(y, y, y, attn_mask=self.mask, need_weights=False)
+        return self.linear((x + y.transpose(0, 1)).mean(1))
+
+
 def perceptron():
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 5))
 
@@ -199,6 +240,8 @@ TRACES = {
     "functions_small": (Functions, (3, 7, 6), 4, {"kind": "sgd", "lr": 0.02, "momentum": 0.9}, "cross_entropy", "legacy"),
     "parts_small": (Parts, (3, 7, 6), 5, {"kind": "sgd", "lr": 0.02, "momentum": 0.9}, "cross_entropy", "legacy"),
     "normalized_small": (Normalized, (3, 6, 5), 4, {"kind": "sgd", "lr": 0.02}, "cross_entropy", "legacy"),
+    "resampled_small": (Resampled, (2, 9, 8), 4, {"kind": "sgd", "lr": 0.02, "momentum": 0.9}, "cross_entropy", "legacy"),
+    "tokens_small": (Tokens, (7,), 4, {"kind": "sgd", "lr": 0.02, "momentum": 0.9}, "cross_entropy", "legacy"),
     "attention_small": (Attention, (3, 12, 12), 5, {"kind": "sgd", "lr": 0.02, "momentum": 0.9}, "cross_entropy", "legacy"),
 }
 
@@ -211,7 +254,7 @@ def main():
         generator = torch.Generator().manual_seed(seed)
         model = make()
         scatter(model, generator)
-        batches = random_batches(extents, classes, 5, 3, loss, generator)
+        batches = random_batches(extents, classes, 5, 3, loss, generator, getattr(model, "vocabulary", None))
         masks = random_masks(model, 0.6, generator)
         error = record(model, batches, HERE / name, optimizer, loss, masks, exporter)
         size = sum(file.stat().st_size for file in (HERE / name).iterdir())

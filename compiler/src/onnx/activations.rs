@@ -102,17 +102,16 @@ pub(super) fn swish<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<
     importer.finish(call, Mul {}, &[x, gate])
 }
 
-/// Powers with a constant exponent that is a multiple of 1/2: products, a root, a reciprocal.
+/// Powers: products, a root and a reciprocal where the exponent is a constant multiple of 1/2, else exp(exponent * log x), for x above 0.
 pub(super) fn pow<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
     let exponent = importer.setting(call, 1).ok().flatten().and_then(|folded| folded.single());
-    let hint = format!("only a constant multiple of 0.5, other than 0, from -{LARGEST_EXPONENT} to {LARGEST_EXPONENT} can be trained");
-    let Some(exponent) = exponent else {
-        return Err(Refusal::unsupported("raises to a power that is not one known number", hint));
+    let halves = exponent.map_or(0.0, |exponent| exponent.abs() * 2.0);
+    let (Some(exponent), true) = (exponent, halves.fract() == 0.0 && (1.0..=2.0 * LARGEST_EXPONENT).contains(&halves)) else {
+        let (x, exponent) = (importer.operand(call, 0)?, importer.number_operand(call, 1)?);
+        let logarithm = importer.add(call, Unary { function: Function::Log }, &[x], "logarithm")?;
+        let product = importer.add(call, Mul {}, &[exponent, logarithm], "product")?;
+        return importer.finish(call, Unary { function: Function::Exp }, &[product]);
     };
-    let halves = exponent.abs() * 2.0;
-    if !(halves.fract() == 0.0 && (1.0..=2.0 * LARGEST_EXPONENT).contains(&halves)) {
-        return Err(Refusal::unsupported(format!("raises to the power of {exponent}"), hint));
-    }
     let x = importer.operand(call, 0)?;
     let halves = halves as usize;
     let mut factors = vec![x; halves / 2];

@@ -1,7 +1,10 @@
 //! From a file to a [`Graph`]: reading, preparing, then one node after the other through the [`table`](super::table).
 
 use super::adapt::Adaptation;
+use super::frame::{self, Frame, Turned};
+use super::places::{self, Places};
 use super::report::{ImportReport, Kind, Place, Problem, Refusal};
+use super::shapes::normalize_axis;
 use super::tensor::{self, Elements, FLOAT, Folded};
 use super::{external, fold, order, prepare, table, untie, wire};
 use crate::ir::graph::Role;
@@ -153,37 +156,16 @@ pub(super) enum Binding {
     Initializer(usize),
     /// A value of the graph inside a frame of zeros - top, left, bottom, right - which a convolution takes over.
     Padded(Value, [usize; 4]),
-    /// A value of the graph whose examples ONNX has along another axis than the first.
+    /// A value of the graph whose examples ONNX has along another axis than the first, or merged with the next.
     Turned(Turned),
     /// Computed at import.
     Folded(Folded),
+    /// Computed at import but for where each example begins.
+    Places(Places),
+    /// Parts of a value.
+    Sequence(Vec<Turned>),
     /// The output of a node that was refused, or behind one.
     Refused,
-}
-
-/// A value of the graph, its examples first, and the axis along which ONNX has them; 0 for a value without.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Turned {
-    pub(super) value: Value,
-    pub(super) batch: usize,
-}
-
-impl Turned {
-    /// Which axis of the graph's batched value ONNX counts as `axis`.
-    pub(super) fn axis(self, axis: usize) -> usize {
-        match axis.cmp(&self.batch) {
-            std::cmp::Ordering::Less => axis + 1,
-            std::cmp::Ordering::Equal => 0,
-            std::cmp::Ordering::Greater => axis,
-        }
-    }
-
-    /// The axes as ONNX has them.
-    pub(super) fn dims(self, graph: &Graph) -> Vec<Dim> {
-        let shape = graph.shape(self.value);
-        let axis = |i| if shape.is_batched() { self.axis(i) } else { i };
-        (0..shape.rank()).map(|i| shape.0[axis(i)]).collect()
-    }
 }
 
 /// The node being read.
@@ -221,12 +203,16 @@ pub(super) struct Importer<'m> {
     pub(super) graph: Graph,
     pub(super) targets: Vec<(usize, Vec<i64>)>,
     pub(super) fixed_batch: Option<usize>,
+    /// Whether the input holds whole numbers: tokens.
+    pub(super) integer_input: bool,
     pub(super) warnings: Vec<String>,
     bindings: HashMap<&'m str, Binding>,
     materialized: HashMap<String, Value>,
     readers: HashMap<&'m str, usize>,
     taken: HashSet<String>,
     budget: usize,
+    /// How ONNX has the examples of what the node reads, where that is not the graph's way.
+    pub(super) frame: Option<Frame>,
 }
 
 struct Finished {
@@ -252,12 +238,14 @@ impl<'m> Importer<'m> {
             graph: Graph::new(if model.name.is_empty() { "model" } else { &model.name }),
             targets: vec![],
             fixed_batch: None,
+            integer_input: false,
             warnings: vec![],
             bindings,
             materialized: HashMap::new(),
             readers,
             taken: untie::names(model),
             budget: prepare::FOLD_LIMIT,
+            frame: None,
         };
         importer.read_input()?;
         Ok(importer)
@@ -273,6 +261,8 @@ impl<'m> Importer<'m> {
         };
         let (shape, fixed) = input_shape(input).map_err(|refusal| vec![refusal.at(Place::Input(input.name.clone()))])?;
         self.fixed_batch = fixed;
+        self.integer_input =
+            matches!(input.type_.as_ref().and_then(|t| t.value.as_ref()), Some(type_proto::Value::TensorType(t)) if t.elem_type != FLOAT);
         if let Some(batch) = fixed {
             self.warnings.push(format!("the model was exported for a batch of {batch}; it is trained with any"));
         }
@@ -320,7 +310,29 @@ impl<'m> Importer<'m> {
                 self.bindings.insert(call.output()?, Binding::Folded(folded));
                 Ok(())
             }
-            None => (mapping.convert)(self, call),
+            None => {
+                if let Some(places) = places::follow(self, call)? {
+                    self.bindings.insert(call.output()?, Binding::Places(places));
+                    return Ok(());
+                }
+                self.frame = frame::of(self, call)?;
+                let result = (mapping.convert)(self, call);
+                if let (Some(frame), Ok(())) = (self.frame.take(), &result) {
+                    self.bind_in_frame(call, frame);
+                }
+                result
+            }
+        }
+    }
+
+    /// Outputs of a node that computed in `frame` have their examples as it says.
+    fn bind_in_frame(&mut self, call: &Call<'m>, frame: Frame) {
+        for output in &call.node.output {
+            if let Some(&Binding::Value(value)) = self.bindings.get(output.as_str())
+                && self.graph.shape(value).is_batched()
+            {
+                self.bind_turned(output, frame.turned(value));
+            }
         }
     }
 
@@ -334,8 +346,7 @@ impl<'m> Importer<'m> {
         let value = match self.bindings.get(output.name.as_str()) {
             Some(&Binding::Value(value)) if self.graph.shape(value).is_batched() => value,
             Some(&Binding::Turned(turned)) => {
-                let why = format!("has its examples along axis {}", turned.batch);
-                return Err(at(Refusal::unsupported(why, "transpose the output so that they come first")));
+                return Err(at(Refusal::unsupported(format!("has {turned}"), "transpose or reshape the output so that they come first")));
             }
             Some(_) => return Err(at(Refusal::new(Kind::Shape, "does not depend on the input", "remove it or connect it"))),
             None => return Err(at(Refusal::new(Kind::Name, "is defined by no node", "export the model again"))),
@@ -385,13 +396,17 @@ impl<'m> Importer<'m> {
         self.bindings.insert(name, Binding::Value(value));
     }
 
+    pub(super) fn bind_sequence(&mut self, name: &'m str, parts: Vec<Turned>) {
+        self.bindings.insert(name, Binding::Sequence(parts));
+    }
+
     pub(super) fn bind_padded(&mut self, name: &'m str, value: Value, pads: [usize; 4]) {
         self.bindings.insert(name, Binding::Padded(value, pads));
     }
 
     /// Gives `name` a value whose examples ONNX may have along another axis.
     pub(super) fn bind_turned(&mut self, name: &'m str, turned: Turned) {
-        let binding = if turned.batch == 0 { Binding::Value(turned.value) } else { Binding::Turned(turned) };
+        let binding = if turned.is_plain() { Binding::Value(turned.value) } else { Binding::Turned(turned) };
         self.bindings.insert(name, binding);
     }
 
@@ -399,7 +414,7 @@ impl<'m> Importer<'m> {
     pub(super) fn turned_operand(&mut self, call: &Call<'m>, slot: usize) -> Result<Turned, Refusal> {
         match *self.binding(call.input(slot)?) {
             Binding::Turned(turned) => Ok(turned),
-            _ => self.operand(call, slot).map(|value| Turned { value, batch: 0 }),
+            _ => self.operand(call, slot).map(Turned::plain),
         }
     }
 
@@ -439,17 +454,47 @@ impl<'m> Importer<'m> {
         name
     }
 
-    /// Input `slot` as a value of the graph: a parameter or a constant, if it is not one yet.
+    /// Input `slot` as a value of the graph: a parameter or a constant, if it is not one yet. Within a frame, what has no batch is brought under
+    /// the graph's axes.
     pub(super) fn operand(&mut self, call: &Call<'m>, slot: usize) -> Result<Value, Refusal> {
+        let value = self.unaligned_operand(call, slot)?;
+        match self.frame {
+            Some(frame) if !self.graph.shape(value).is_batched() => frame.align(self, call, value),
+            _ => Ok(value),
+        }
+    }
+
+    /// As [`Importer::operand`], integers and truth values taken for numbers.
+    pub(super) fn number_operand(&mut self, call: &Call<'m>, slot: usize) -> Result<Value, Refusal> {
+        let name = call.input(slot)?;
+        let folded = match self.binding(name) {
+            Binding::Folded(folded) => Some(folded.clone()),
+            Binding::Initializer(index) if self.model.initializer[*index].data_type != FLOAT => {
+                Some(tensor::folded(&self.model.initializer[*index]).map_err(|refusal| in_initializer(refusal, name))?)
+            }
+            _ => None,
+        };
+        let Some(values) = folded.as_ref().and_then(Folded::to_floats) else { return self.operand(call, slot) };
+        let dims = folded.map(|folded| folded.dims).unwrap_or_default();
+        let value = self.materialize(&format!("{name}.number"), Folded { dims, elements: Elements::Floats(values) })?;
+        self.frame.map_or(Ok(value), |frame| frame.align(self, call, value))
+    }
+
+    /// As [`Importer::operand`]; a matrix that has no batch keeps its own axes.
+    pub(super) fn unaligned_operand(&mut self, call: &Call<'m>, slot: usize) -> Result<Value, Refusal> {
         let name = call.input(slot)?;
         match self.binding(name).clone() {
             Binding::Value(value) => Ok(value),
             Binding::Padded(value, frame) => self.framed(call, name, value, frame),
+            Binding::Turned(turned) if self.frame.is_some_and(|frame| frame.is_of(turned)) => Ok(turned.value),
             Binding::Turned(turned) => {
-                let why = format!("reads '{name}', whose examples lie along axis {}", turned.batch);
+                let why = format!("reads '{name}', which has {turned}");
                 Err(Refusal::unsupported(why, "transpose, slice or squeeze it so that they come first"))
             }
             Binding::Folded(folded) => self.materialize(name, folded),
+            Binding::Places(_) | Binding::Sequence(_) => {
+                Err(Refusal::unsupported(format!("reads '{name}', which is no tensor of floats"), "`mestc ops` lists what is understood"))
+            }
             Binding::Initializer(index) => {
                 let source = &self.model.initializer[index];
                 if untie::is_parameter(&call.node.op_type, slot, source) {
@@ -486,7 +531,14 @@ impl<'m> Importer<'m> {
     }
 
     fn parameter(&mut self, name: &'m str, index: usize, role: Role) -> Result<Value, Refusal> {
+        if let Some(&constant) = self.materialized.get(name) {
+            return Ok(constant);
+        }
         let (dims, values) = tensor::float32(&self.model.initializer[index]).map_err(|refusal| in_initializer(refusal, name))?;
+        if role == Role::Trainable && values.iter().any(|v| v.is_infinite()) {
+            self.warnings.push(format!("'{name}' is taken for a constant, not a parameter: it holds infinities, as a mask does"));
+            return self.materialize(name, Folded { dims, elements: Elements::Floats(values) });
+        }
         let info = ValueInfo { name: name.to_owned(), shape: Shape::uniform(&dims) };
         let node = self.graph.add(name, Op::Parameter(Parameter { dims: dims.clone(), role }), &[], vec![info]);
         self.graph.initial.insert(node, Tensor { dims, values });
@@ -514,10 +566,20 @@ impl<'m> Importer<'m> {
             return Err(Refusal::new(Kind::Shape, format!("'{name}' is empty or not a number"), "remove the constant"));
         }
         self.charge(values.len())?;
+        // Masks hold infinities; what they are added to is as far below everything at the largest float.
+        let values = values.into_iter().map(|v| v.clamp(f32::MIN, f32::MAX)).collect();
         let tensor = Tensor { dims: folded.dims, values };
         let info = ValueInfo { name: name.clone(), shape: Shape::uniform(&tensor.dims) };
         let node = self.graph.add(name, Op::Constant(Constant { value: tensor }), &[], vec![info]);
         Ok(Value { node, output: 0 })
+    }
+
+    /// The axis of the graph's `value` that ONNX counts as `axis`, in the frame of the node; 0 for the one with the examples.
+    pub(super) fn own_axis(&self, axis: i64, value: Value) -> Result<usize, Refusal> {
+        match self.frame {
+            Some(frame) => Ok(frame.turned(value).axis(normalize_axis(axis, frame.rank)?)),
+            None => normalize_axis(axis, self.graph.shape(value).rank()),
+        }
     }
 
     /// A constant that the file does not have.
@@ -540,7 +602,7 @@ impl<'m> Importer<'m> {
                 }
                 _ => Err(Refusal::unsupported(format!("'{name}' is computed by the model"), "it must be a constant")),
             },
-            Binding::Padded(..) | Binding::Turned(_) => {
+            Binding::Padded(..) | Binding::Turned(_) | Binding::Places(_) | Binding::Sequence(_) => {
                 Err(Refusal::unsupported(format!("'{name}' is computed by the model"), "it must be a constant"))
             }
             Binding::Refused => Err(Refusal::new(Kind::Name, format!("'{name}' is not defined"), "export the model again")),
@@ -613,9 +675,10 @@ fn input_shape(input: &ValueInfoProto) -> Result<(Shape, Option<usize>), Refusal
         Some(_) => return Err(Refusal::new(Kind::ElementType, "is not a tensor", "sequences, maps and optionals cannot be trained on")),
         None => return Err(Refusal::new(Kind::Malformed, "has no type", "export the model again")),
     };
-    if tensor.elem_type != FLOAT {
+    // Tokens: whole numbers that floats hold exactly up to 2^24.
+    if !matches!(tensor.elem_type, FLOAT | tensor::INT64 | tensor::INT32) {
         let why = format!("has element type {}", tensor::type_name(tensor.elem_type));
-        return Err(Refusal::new(Kind::ElementType, why, "float32 is needed; convert the model before exporting"));
+        return Err(Refusal::new(Kind::ElementType, why, "float32 is needed, or int64 for tokens; convert the model before exporting"));
     }
     let dims = tensor.shape.as_ref().map(|s| s.dim.as_slice()).unwrap_or_default();
     if dims.len() < 2 || dims.len() > 5 {

@@ -7,7 +7,7 @@ use super::report::{Kind, Refusal};
 use super::tensor::Folded;
 use super::untie::is_absent_bias;
 use crate::ir::{Dim, Shape, Value};
-use crate::op::{Add, BatchNormalization, Convolution, Dropout, Linear, MatrixProduct, Mul, Op, Reshape};
+use crate::op::{Add, BatchNormalization, Convolution, Dropout, Embedding, Linear, MatrixProduct, Mul, Op, Reshape};
 
 const LARGEST_EXTENT: i64 = 1 << 16;
 
@@ -52,7 +52,7 @@ pub(super) fn conv<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(
 }
 
 /// The third input, unless it is absent or the zeros that an exporter puts in its place.
-fn bias<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<Option<Value>, Refusal> {
+pub(super) fn bias<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<Option<Value>, Refusal> {
     let Some(name) = call.optional(2) else { return Ok(None) };
     let absent = match importer.binding(name) {
         Binding::Initializer(index) => is_absent_bias(&call.node.op_type, 2, &importer.model.initializer[*index]),
@@ -69,7 +69,7 @@ pub(super) fn gemm<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(
     }
     let (alpha, beta) = (attributes::float(call.node, "alpha")?.unwrap_or(1.0), attributes::float(call.node, "beta")?.unwrap_or(1.0));
     let x = importer.operand(call, 0)?;
-    let mut w = importer.operand(call, 1)?;
+    let mut w = importer.unaligned_operand(call, 1)?;
     check_linear(importer, x, w)?;
     if flag("transB")? {
         w = importer.transposed(call, w)?;
@@ -99,8 +99,13 @@ pub(super) fn gemm<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(
 }
 
 pub(super) fn mat_mul<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let (a, b) = (importer.operand(call, 0)?, importer.operand(call, 1)?);
-    if importer.graph.shape(a).is_batched() && importer.graph.shape(b).is_batched() {
+    let (a, b) = (importer.unaligned_operand(call, 0)?, importer.unaligned_operand(call, 1)?);
+    let both = importer.graph.shape(a).is_batched() && importer.graph.shape(b).is_batched();
+    if let Some(frame) = importer.frame.filter(|frame| frame.batch + if both { 2 } else { 1 } >= frame.rank) {
+        let why = format!("multiplies matrices whose examples lie along axis {}", frame.batch);
+        return Err(Refusal::unsupported(why, "the examples must lie before the matrices"));
+    }
+    if both {
         let ((a, transpose_a), (b, transpose_b)) = (untransposed(importer, a), untransposed(importer, b));
         return importer.finish(call, MatrixProduct { transpose_a, transpose_b }, &[a, b]);
     }
@@ -116,6 +121,31 @@ pub(super) fn mat_mul<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Resul
     let outputs = importer.graph.shape(b).fixed()[1];
     let extents: Vec<usize> = positions.into_iter().chain([outputs]).collect();
     importer.finish(call, Reshape { shape: Shape::batched(&extents) }, &[product])
+}
+
+/// Rows of a learned table, chosen by whole numbers among the examples.
+pub(super) fn embedding<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    if let Binding::Places(places) = importer.binding(call.input(1)?).clone() {
+        return places.gather(importer, call);
+    }
+    let (table, indices) = (importer.operand(call, 0)?, importer.operand(call, 1)?);
+    let (table_shape, shape) = (importer.graph.shape(table).clone(), importer.graph.shape(indices).clone());
+    let axis = attributes::int(call.node, "axis")?.unwrap_or(0);
+    let (&[_, Dim::Fixed(width)], true, 0 | -2) = (&table_shape.0[..], shape.is_batched(), axis) else {
+        let why = format!("gathers from {table_shape} along axis {axis} by {shape}");
+        return Err(Refusal::unsupported(why, "indices must be constants, or the input's into the rows of a learned table [V, D]"));
+    };
+    let positions = shape.elements();
+    let flat = match shape.rank() {
+        2 => indices,
+        _ => importer.add(call, Reshape { shape: Shape::batched(&[positions]) }, &[indices], "indices")?,
+    };
+    if shape.rank() == 2 {
+        return importer.finish(call, Embedding {}, &[table, flat]);
+    }
+    let rows = importer.add(call, Embedding {}, &[table, flat], "rows")?;
+    let extents = [shape.fixed(), vec![width]].concat();
+    importer.finish(call, Reshape { shape: Shape::batched(&extents) }, &[rows])
 }
 
 /// What a swap of the last two axes is made of, and whether `value` is one.

@@ -7,18 +7,24 @@
 
 mod activations;
 mod adapt;
+mod attention;
 mod attributes;
+mod convolution_transpose;
 mod external;
 mod fold;
+mod frame;
 mod import;
 mod layers;
+mod logic;
 mod normalization;
 mod order;
+mod places;
 mod pointwise;
 mod pooling;
 mod prepare;
 mod reduction;
 pub mod report;
+mod resize;
 mod shapes;
 mod slicing;
 mod softmax;

@@ -3,7 +3,6 @@
 use super::attributes;
 use super::import::{Call, Importer};
 use super::report::{Kind, Refusal};
-use super::shapes::normalize_axis;
 use super::tensor::Folded;
 use crate::ir::{Dim, Shape, Value};
 use crate::op::{Add, Function, Mul, ReduceMean, Reshape, Unary};
@@ -67,7 +66,7 @@ pub(super) fn layer_normalization<'m>(importer: &mut Importer<'m>, call: &Call<'
 /// The axes from the attribute `axis` on, the last one by default.
 fn normalized_axes(importer: &Importer<'_>, call: &Call<'_>, x: Value) -> Result<Vec<usize>, Refusal> {
     let shape = importer.graph.shape(x);
-    let axis = normalize_axis(attributes::int(call.node, "axis")?.unwrap_or(-1), shape.rank())?;
+    let axis = importer.own_axis(attributes::int(call.node, "axis")?.unwrap_or(-1), x)?;
     if !shape.is_batched() || axis == 0 {
         return Err(Refusal::unsupported(format!("normalizes {shape} from axis {axis} on"), "the examples must stay apart"));
     }

@@ -76,15 +76,15 @@ pub(super) fn sub<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<()
 
 pub(super) fn div<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
     let (a, b) = (importer.operand(call, 0)?, importer.operand(call, 1)?);
-    let Some(reciprocal) = map_constant(importer, call, b, "reciprocal", |v| 1.0 / v)? else {
-        return importer.finish(call, Div {}, &[a, b]);
-    };
-    if let Op::Constant(Constant { value }) = &importer.graph.node(reciprocal.node).op
-        && value.values.iter().any(|v| v.is_infinite())
+    if let Op::Constant(Constant { value }) = &importer.graph.node(b.node).op
+        && value.values.contains(&0.0)
     {
         return Err(Refusal::new(Kind::Shape, "divides by zero", "the constant divisor has a zero in it"));
     }
-    importer.finish(call, Mul {}, &[a, reciprocal])
+    match map_constant(importer, call, b, "reciprocal", |v| 1.0 / v)? {
+        Some(reciprocal) => importer.finish(call, Mul {}, &[a, reciprocal]),
+        None => importer.finish(call, Div {}, &[a, b]),
+    }
 }
 
 pub(super) fn relu<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {

@@ -36,14 +36,14 @@ pub(super) enum Use {
 
 pub(super) fn use_of(op: &str, slot: usize) -> Use {
     match (op, slot) {
-        ("Conv" | "Gemm", 1 | 2) | ("MatMul", _) => Use::Weight,
+        ("Conv" | "ConvTranspose" | "Gemm", 1 | 2) | ("MatMul", _) => Use::Weight,
         ("Transpose" | "Reshape" | "Identity" | "Flatten" | "Squeeze" | "Unsqueeze", 0) => Use::Weight,
         ("BatchNormalization", 3 | 4) => Use::Statistic,
         (
             "BatchNormalization" | "PRelu" | "LayerNormalization" | "RMSNormalization" | "GroupNormalization" | "InstanceNormalization",
             1 | 2,
         ) => Use::Operand,
-        ("Concat", _) | ("Expand" | "Slice" | "Split" | "Gather" | "Pad", 0) => Use::Operand,
+        ("Concat", _) | ("Expand" | "Slice" | "Split" | "Gather" | "GatherND" | "Pad" | "Tile", 0) | ("Where", 1 | 2) => Use::Operand,
         ("Add" | "Sub" | "Mul" | "Div" | "Sum", _) => Use::Operand,
         (op, 0) if op == "Pow" || super::activations::function_of(op).is_some() => Use::Operand,
         _ => Use::Setting,
@@ -154,12 +154,12 @@ fn dense(sparse: &SparseTensorProto, budget: &mut usize) -> Result<TensorProto, 
     Ok(tensor::encode(&sparse.values.name, &dims, &all))
 }
 
-/// Makes initialisers of the constants that layers use as weights and running statistics.
+/// Makes initialisers of the constants that layers use as weights, scales and running statistics.
 fn hoist_weights(graph: &mut GraphProto) {
     let needs_initializer = |op: &str, slot: usize| match op {
-        "Conv" | "Gemm" => slot == 1,
+        "Conv" | "ConvTranspose" | "Gemm" => slot == 1,
         "MatMul" => slot <= 1,
-        "BatchNormalization" => slot >= 3,
+        "BatchNormalization" => slot >= 1,
         _ => false,
     };
     let weights: HashSet<&str> = graph

@@ -6,7 +6,7 @@ use super::report::Refusal;
 use super::shapes::axes_of;
 use super::tensor::Folded;
 use crate::ir::{Dim, Shape, Value};
-use crate::op::{Function, Mul, Op, ReduceMax, ReduceMean, Reshape, SumTo, Unary};
+use crate::op::{Add, Function, Mul, Op, ReduceMax, ReduceMean, Reshape, SumTo, Unary};
 
 /// What is reduced, the axes, and whether they stay; nothing where no axis is.
 type Reduced = Option<(Value, Vec<usize>, bool)>;
@@ -15,17 +15,22 @@ fn reduced<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<Reduced, 
     let x = importer.operand(call, 0)?;
     let shape = importer.graph.shape(x).clone();
     let noop = attributes::int(call.node, "noop_with_empty_axes")?.unwrap_or(0) != 0;
-    let axes = axes_of(importer, call, shape.rank())?.unwrap_or_default();
+    let rank = importer.frame.map_or(shape.rank(), |frame| frame.rank);
+    let axes = axes_of(importer, call, rank)?.unwrap_or_default();
     if axes.is_empty() && noop {
         return Ok(None);
     }
-    let mut axes = if axes.is_empty() { (0..shape.rank()).collect() } else { axes };
+    let keep_dims = attributes::int(call.node, "keepdims")?.unwrap_or(1) != 0;
+    let counted = if axes.is_empty() { (0..rank).collect() } else { axes };
+    let mut axes = counted.iter().map(|&axis| importer.own_axis(axis as i64, x)).collect::<Result<Vec<_>, _>>()?;
     axes.sort_unstable();
     axes.dedup();
     if !shape.is_batched() || axes.contains(&0) {
         return Err(Refusal::unsupported(format!("reduces {shape} over axes {axes:?}"), "only within an example can it be trained"));
     }
-    let keep_dims = attributes::int(call.node, "keepdims")?.unwrap_or(1) != 0;
+    if let (Some(frame), false) = (&mut importer.frame, keep_dims) {
+        frame.remove(&counted);
+    }
     Ok(Some((x, axes, keep_dims)))
 }
 
@@ -104,6 +109,38 @@ pub(super) fn sum_square<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Re
     let square = importer.add(call, Mul {}, &[x, x], "square")?;
     let ops = sum_ops(&importer.graph.shape(x).clone(), &axes, keep_dims);
     finish_chain(importer, call, square, ops)
+}
+
+/// The logarithm of the sum.
+pub(super) fn log_sum<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let log = Unary { function: Function::Log };
+    let Some((x, axes, keep_dims)) = reduced(importer, call)? else { return alone(importer, call, Some(log.into())) };
+    let mut ops = sum_ops(&importer.graph.shape(x).clone(), &axes, keep_dims);
+    ops.push(log.into());
+    finish_chain(importer, call, x, ops)
+}
+
+/// max + log(sum of exp(x - max)): nothing overflows.
+pub(super) fn log_sum_exp<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let Some((x, axes, keep_dims)) = reduced(importer, call)? else { return alone(importer, call, None) };
+    let largest = importer.add(call, ReduceMax { axes: axes.clone(), keep_dims: true }, &[x], "largest")?;
+    let minus = importer.new_constant(&format!("{}.minus", call.output()?), Folded::scalar(-1.0))?;
+    let negative = importer.add(call, Mul {}, &[largest, minus], "negative")?;
+    let below = importer.add(call, Add {}, &[x, negative], "below")?;
+    let mut sum = importer.add(call, Unary { function: Function::Exp }, &[below], "exponential")?;
+    let shape = importer.graph.shape(x).clone();
+    let mut ops = sum_ops(&shape, &axes, keep_dims).into_iter();
+    if let Some(down) = ops.next() {
+        sum = importer.add(call, down, &[sum], "sum")?;
+    }
+    let log = importer.add(call, Unary { function: Function::Log }, &[sum], "logarithm")?;
+    match ops.next() {
+        None => importer.finish(call, Add {}, &[log, largest]),
+        Some(squeeze) => {
+            let kept = importer.add(call, Add {}, &[log, largest], "kept")?;
+            importer.finish(call, squeeze, &[kept])
+        }
+    }
 }
 
 pub(super) fn l2<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {

@@ -1,15 +1,17 @@
 //! Parts of activations and what is put together of them: slices, splits, gathered rows, concatenation, padding, broadcasting.
 
 use super::attributes;
-use super::import::{Call, Importer, Turned};
+use super::fold::sliced;
+use super::frame::{Turned, arrange};
+use super::import::{Call, Importer};
 use super::report::{Kind, Refusal};
 use super::shapes::normalize_axis;
 use super::tensor::{Elements, Extent};
-use crate::ir::{Dim, Shape, Value};
-use crate::op::{Concat, Expand, Op, Pad, Reshape, Slice};
+use crate::ir::{Dim, Shape};
+use crate::op::{Concat, Expand, Op, Pad, Resample, Reshape, Slice};
 
-/// Slices that one gather may become.
-const LARGEST_GATHER: usize = 256;
+/// Elements that one gather may choose along an axis.
+const LARGEST_GATHER: usize = 1 << 16;
 
 /// Rows around an activation that padding may add.
 const LARGEST_PAD: i64 = 1 << 16;
@@ -52,7 +54,7 @@ fn fixed_axis(importer: &Importer<'_>, x: Turned, axis: usize) -> Result<(usize,
 
 pub(super) fn slice<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
     let x = importer.turned_operand(call, 0)?;
-    let rank = importer.graph.shape(x.value).rank();
+    let rank = x.rank(&importer.graph);
     let missing = || Refusal::unsupported("its bounds are not known at import", "use constants and the extents of inputs");
     let starts = integers(importer, call, "starts", 1)?.ok_or_else(missing)?;
     let ends = integers(importer, call, "ends", 2)?.ok_or_else(missing)?;
@@ -69,23 +71,28 @@ pub(super) fn slice<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<
             continue;
         }
         let (own, extent) = fixed_axis(importer, x, axis)?;
-        let step = usize::try_from(steps[i]).ok().filter(|&step| step > 0).ok_or_else(|| {
-            Refusal::unsupported(format!("slices axis {axis} in steps of {}", steps[i]), "only positive steps can be trained with")
-        })?;
-        let count = extent as i64;
-        let bound = |value: i64| (if value < 0 { value.saturating_add(count) } else { value }).clamp(0, count) as usize;
-        let (start, end) = (bound(starts[i]), bound(ends[i]));
-        let kept = end.saturating_sub(start).div_ceil(step);
-        if kept < extent {
-            ops.push(Op::from(Slice { axis: own, start, step, count: kept }));
-        }
+        let kept = sliced(extent, starts[i], ends[i], steps[i])
+            .ok_or_else(|| Refusal::new(Kind::Attribute, format!("slices axis {axis} in steps of 0"), "export the model again"))?;
+        ops.extend(chosen(own, extent, &kept));
     }
     finish_chain(importer, call, x, ops, 0)
 }
 
+/// What takes these elements of an axis, in this order: nothing where they are all, a slice where they are evenly apart.
+pub(super) fn chosen(axis: usize, extent: usize, rows: &[usize]) -> Option<Op> {
+    let step = if let [first, second, ..] = rows { second.wrapping_sub(*first) } else { 1 };
+    let even = (1..=extent).contains(&step) && rows.windows(2).all(|pair| pair[0].checked_add(step) == Some(pair[1]));
+    match rows {
+        _ if even && step == 1 && rows.len() == extent => None,
+        [] => Some(Op::from(Slice { axis, start: 0, step: 1, count: 0 })),
+        [start, ..] if even => Some(Op::from(Slice { axis, start: *start, step, count: rows.len() })),
+        _ => Some(Op::from(Resample::gather(axis, rows))),
+    }
+}
+
 pub(super) fn split<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
     let x = importer.turned_operand(call, 0)?;
-    let axis = normalize_axis(attributes::int(call.node, "axis")?.unwrap_or(0), importer.graph.shape(x.value).rank())?;
+    let axis = normalize_axis(attributes::int(call.node, "axis")?.unwrap_or(0), x.rank(&importer.graph))?;
     let (own, extent) = fixed_axis(importer, x, axis)?;
     let parts = call.node.output.len();
     let sizes = match integers(importer, call, "split", 1)? {
@@ -115,57 +122,111 @@ pub(super) fn split<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<
 }
 
 pub(super) fn gather<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let known = importer.setting(call, 1).ok().flatten().and_then(|folded| Some((folded.dims.clone(), folded.integers()?)));
+    let Some((dims, indices)) = known else { return super::layers::embedding(importer, call) };
     let x = importer.turned_operand(call, 0)?;
-    let shape = importer.graph.shape(x.value).clone();
-    let axis = normalize_axis(attributes::int(call.node, "axis")?.unwrap_or(0), shape.rank())?;
-    let known = importer.setting(call, 1).ok().flatten();
-    let Some((dims, Some(indices))) = known.map(|folded| (folded.dims.clone(), folded.integers())) else {
-        return Err(Refusal::unsupported("gathers by indices that are not known at import", "embeddings of the input cannot be trained"));
-    };
+    let rank = x.rank(&importer.graph);
+    let axis = normalize_axis(attributes::int(call.node, "axis")?.unwrap_or(0), rank)?;
     let (own, extent) = fixed_axis(importer, x, axis)?;
+    let rows = within(&indices, extent)?;
+    gather_rows(importer, call, x, axis, own, &rows, &dims)
+}
+
+/// Gathers whole rows by constant tuples of indices: one axis after the other has been joined to the first.
+pub(super) fn gather_nd<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let batched = attributes::int(call.node, "batch_dims")?.unwrap_or(0) != 0;
+    let known = importer.setting(call, 1).ok().flatten().and_then(|folded| Some((folded.dims.clone(), folded.integers()?)));
+    let x = importer.operand(call, 0)?;
+    let shape = importer.graph.shape(x).fixed();
+    let unknown = || {
+        Refusal::unsupported(
+            "gathers by indices that are not known at import, or from examples",
+            "gather by constant indices from parameters",
+        )
+    };
+    let Some((dims, indices)) = known.filter(|_| !batched && !importer.graph.shape(x).is_batched()) else { return Err(unknown()) };
+    let depth = dims.last().copied().filter(|depth| (1..=shape.len()).contains(depth)).ok_or_else(unknown)?;
+    let mut rows = vec![0; indices.len() / depth];
+    for (place, &extent) in shape[..depth].iter().enumerate() {
+        let along: Vec<i64> = indices.iter().skip(place).step_by(depth).copied().collect();
+        rows = rows.into_iter().zip(within(&along, extent)?).map(|(row, index)| row * extent + index).collect();
+    }
+    let joined = [&[shape[..depth].iter().product()], &shape[depth..]].concat();
+    let x = match depth {
+        1 => x,
+        _ => importer.add(call, Reshape { shape: Shape::uniform(&joined) }, &[x], "joined")?,
+    };
+    gather_rows(importer, call, Turned::plain(x), 0, 0, &rows, &dims[..dims.len() - 1])
+}
+
+/// Indices counted from either end of an axis.
+fn within(indices: &[i64], extent: usize) -> Result<Vec<usize>, Refusal> {
     let index = |&i: &i64| usize::try_from(if i < 0 { i.saturating_add(extent as i64) } else { i }).ok().filter(|&i| i < extent);
-    let indices = indices.iter().map(index).collect::<Option<Vec<_>>>().filter(|indices| !indices.is_empty()).ok_or_else(|| {
-        Refusal::new(Kind::Shape, format!("gathers beyond the extent {extent} of axis {axis}"), "the file is damaged; export it again")
-    })?;
-    if dims.len() > 1 || indices.len() > LARGEST_GATHER {
-        let why = format!("gathers by indices of extents {dims:?}");
-        return Err(Refusal::unsupported(why, format!("only a number or a list of at most {LARGEST_GATHER} can be trained with")));
+    let rows = indices.iter().map(index).collect::<Option<Vec<_>>>().filter(|rows| !rows.is_empty());
+    let outside =
+        || Refusal::new(Kind::Shape, format!("gathers beyond the extent {extent} of an axis"), "the file is damaged; export it again");
+    rows.filter(|rows| rows.len() <= LARGEST_GATHER).ok_or_else(outside)
+}
+
+/// Rows of an axis, which becomes axes of `dims`.
+fn gather_rows<'m>(
+    importer: &mut Importer<'m>,
+    call: &Call<'m>,
+    x: Turned,
+    axis: usize,
+    own: usize,
+    rows: &[usize],
+    dims: &[usize],
+) -> Result<(), Refusal> {
+    let shape = importer.graph.shape(x.value).clone();
+    let Dim::Fixed(extent) = shape.0[own] else { return Ok(()) };
+    let mut ops: Vec<Op> = chosen(own, extent, rows).into_iter().collect();
+    if dims.len() == 1 {
+        return finish_chain(importer, call, x, ops, 0);
     }
-    let count = indices.len();
-    let step = if count > 1 { indices[1].wrapping_sub(indices[0]) } else { 1 };
-    let even = (1..extent).contains(&step) && indices.windows(2).all(|pair| pair[0].checked_add(step) == Some(pair[1]));
-    if even || count == 1 {
-        let mut ops = Vec::new();
-        if count < extent {
-            ops.push(Op::from(Slice { axis: own, start: indices[0], step: step.max(1), count }));
+    let mut target = shape;
+    target.0.splice(own..=own, dims.iter().map(|&d| Dim::Fixed(d)));
+    ops.push(Op::from(Reshape { shape: target }));
+    // Other axes before the batch move the batch.
+    let batch = if axis < x.batch { x.batch + dims.len() - 1 } else { x.batch };
+    finish_chain(importer, call, Turned { batch, ..x }, ops, 0)
+}
+
+/// Repetitions of axes.
+pub(super) fn tile<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let x = importer.turned_operand(call, 0)?;
+    let repeats = integers(importer, call, "repeats", 1)?;
+    let rank = x.rank(&importer.graph);
+    let Some(repeats) = repeats.filter(|repeats| repeats.len() == rank && repeats.iter().all(|&r| (1..=LARGEST_PAD).contains(&r))) else {
+        return Err(Refusal::unsupported(
+            "its repetitions are not known at import",
+            format!("one positive number of at most {LARGEST_PAD} an axis is needed"),
+        ));
+    };
+    let mut ops = Vec::new();
+    for (axis, &count) in repeats.iter().enumerate().filter(|(_, count)| **count > 1) {
+        let (own, extent) = fixed_axis(importer, x, axis)?;
+        let all = extent.saturating_mul(count as usize);
+        if all > LARGEST_GATHER {
+            return Err(Refusal::new(
+                Kind::Size,
+                format!("repeats axis {axis} to {all} elements"),
+                format!("at most {LARGEST_GATHER} can be trained with"),
+            ));
         }
-        if !dims.is_empty() {
-            return finish_chain(importer, call, x, ops, 0);
-        }
-        let mut kept = shape;
-        kept.0.remove(own);
-        ops.push(Op::from(Reshape { shape: kept }));
-        // One axis less before the batch moves the batch forward.
-        let batch = if axis < x.batch { x.batch - 1 } else { x.batch };
-        return finish_chain(importer, call, Turned { batch, ..x }, ops, 0);
+        let rows: Vec<usize> = (0..all).map(|row| row % extent).collect();
+        ops.push(Op::from(Resample::gather(own, &rows)));
     }
-    let rows = indices.into_iter().map(|start| {
-        let op = Slice { axis: own, start, step: 1, count: 1 };
-        importer.add(call, op, &[x.value], "row")
-    });
-    let rows = rows.collect::<Result<Vec<Value>, _>>()?;
-    let name = call.output()?;
-    let value = importer.finish_as(call, name, Concat { axis: own }, &rows)?;
-    importer.bind_turned(name, Turned { value, ..x });
-    Ok(())
+    finish_chain(importer, call, x, ops, 0)
 }
 
 pub(super) fn concat<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
     let inputs = (0..call.node.input.len()).map(|slot| importer.operand(call, slot)).collect::<Result<Vec<_>, _>>()?;
     let axis = attributes::int(call.node, "axis")?;
     let axis = axis.ok_or_else(|| Refusal::new(Kind::Attribute, "axis is missing", "the exporter wrote an invalid node"))?;
-    let rank = inputs.iter().map(|&x| importer.graph.shape(x).rank()).max().unwrap_or(0);
-    importer.finish(call, Concat { axis: normalize_axis(axis, rank)? }, &inputs)
+    let Some(&longest) = inputs.iter().max_by_key(|&&x| importer.graph.shape(x).rank()) else { return Ok(()) };
+    let axis = importer.own_axis(axis, longest)?;
+    importer.finish(call, Concat { axis }, &inputs)
 }
 
 /// Constants around rows and columns. Zeros around an image are padding of the convolutions that read it, and nodes of their own for others.
@@ -175,8 +236,8 @@ pub(super) fn pad<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<()
         Some(folded) => folded.single(),
         None => Some(attributes::float(call.node, "value")?.unwrap_or(0.0)),
     };
-    let (Some(fill), "constant") = (fill, mode) else {
-        return Err(Refusal::unsupported(format!("pads in mode '{mode}'"), "only padding with a constant number can be trained"));
+    let Some(fill) = fill else {
+        return Err(Refusal::unsupported("pads with a value that is computed", "only padding with a constant number can be trained"));
     };
     let amounts = integers(importer, call, "pads", 1)?;
     let amounts = amounts.ok_or_else(|| Refusal::unsupported("its amounts are not known at import", "use constants"))?;
@@ -191,7 +252,7 @@ pub(super) fn pad<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<()
         return Err(Refusal::new(Kind::Shape, why, format!("two numbers an axis are needed, at most {LARGEST_PAD} each")));
     }
     let sides: Vec<(usize, i64, i64)> = axes.iter().enumerate().map(|(i, &axis)| (axis, amounts[i], amounts[i + axes.len()])).collect();
-    let image = shape.rank() == 4 && shape.is_batched() && fill == 0.0;
+    let image = shape.rank() == 4 && shape.is_batched() && fill == 0.0 && mode == "constant";
     let output = call.output()?;
     if image && sides.iter().all(|&(axis, before, after)| if axis < 2 { before == 0 && after == 0 } else { before >= 0 && after >= 0 }) {
         let mut frame = inner;
@@ -206,15 +267,33 @@ pub(super) fn pad<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<()
         }
         return Ok(());
     }
-    let x = importer.operand(call, 0)?;
+    let x = Turned::plain(importer.operand(call, 0)?);
     let mut ops = Vec::new();
     for (axis, before, after) in sides.into_iter().filter(|side| (side.1, side.2) != (0, 0)) {
-        let (own, extent) = fixed_axis(importer, Turned { value: x, batch: 0 }, axis)?;
-        ops.extend(padding(own, extent, [before, after], fill).ok_or_else(|| {
-            Refusal::new(Kind::Shape, format!("takes {before} and {after} off the {extent} elements of axis {axis}"), "nothing is left")
+        let (own, extent) = fixed_axis(importer, x, axis)?;
+        let padded = match mode {
+            "constant" => padding(own, extent, [before, after], fill),
+            _ => mirrored(mode, extent, [before, after]).map(|rows| vec![Op::from(Resample::gather(own, &rows))]),
+        };
+        ops.extend(padded.ok_or_else(|| {
+            let why = format!("pads the {extent} elements of axis {axis} by {before} and {after} in mode '{mode}'");
+            Refusal::new(Kind::Shape, why, "modes are constant, edge, reflect (by less than the extent) and wrap; something must be left")
         })?);
     }
-    finish_chain(importer, call, Turned { value: x, batch: 0 }, ops, 0)
+    finish_chain(importer, call, x, ops, 0)
+}
+
+/// Which element of an axis each of the padded axis repeats; `None` for a mode that is not known, or padding that it cannot make.
+fn mirrored(mode: &str, extent: usize, [before, after]: [i64; 2]) -> Option<Vec<usize>> {
+    let last = extent as i64 - 1;
+    let element = |at: i64| match mode {
+        "edge" => Some(at.clamp(0, last)),
+        "wrap" => Some(at.rem_euclid(last + 1)),
+        "reflect" => Some(if at < 0 { -at } else { last - (at - last).abs() }).filter(|at| (0..=last).contains(at)),
+        _ => None,
+    };
+    let rows = (-before..=last + after).map(|at| element(at).and_then(|at| usize::try_from(at).ok())).collect::<Option<Vec<_>>>()?;
+    (!rows.is_empty()).then_some(rows)
 }
 
 /// What adds elements before and after an axis, or removes some where the number is negative.
@@ -234,31 +313,38 @@ fn padding(axis: usize, extent: usize, [before, after]: [i64; 2], fill: f32) -> 
 
 /// Broadcasting. What has no batch keeps an axis of 1 where the target has the batch: whoever reads it broadcasts.
 pub(super) fn expand<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
-    let x = importer.operand(call, 0)?;
+    let x = importer.turned_operand(call, 0)?;
     let Some(Elements::Integers(target)) = importer.setting(call, 1)?.map(|folded| folded.elements) else {
         return Err(Refusal::unsupported("its target shape is not known at import", "use constants and the extents of inputs"));
     };
-    let shape = importer.graph.shape(x).clone();
-    let wrong = || Refusal::new(Kind::Shape, format!("expands {shape} to a shape of {} axes", target.len()), "axes must be equal or 1");
-    let rank = target.len().max(shape.rank());
-    let mut dims = Vec::with_capacity(rank);
+    let own = x.extents(&importer.graph);
+    let wrong =
+        || Refusal::new(Kind::Shape, format!("expands {} axes to a shape of {}", own.len(), target.len()), "axes must be equal or 1");
+    let rank = target.len().max(own.len());
+    let mut extents = Vec::with_capacity(rank);
     for axis in 0..rank {
-        let own = (axis + shape.rank()).checked_sub(rank).map_or(Dim::Fixed(1), |i| shape.0[i]);
+        let from = (axis + own.len()).checked_sub(rank).map_or(Extent::Known(1), |i| own[i]);
         let wanted = (axis + target.len()).checked_sub(rank).map_or(Extent::Known(1), |i| target[i]);
         let fixed_batch = importer.fixed_batch.and_then(|n| i64::try_from(n).ok());
-        dims.push(match (own, wanted) {
-            (Dim::Batch, Extent::Batch | Extent::Known(1)) => Dim::Batch,
-            (Dim::Batch, Extent::Known(n)) if Some(n) == fixed_batch => Dim::Batch,
-            (Dim::Fixed(1), Extent::Batch) if axis == 0 => Dim::Fixed(1),
-            (own, Extent::Known(1)) => own,
-            (Dim::Fixed(1), Extent::Known(n)) if n > 0 => Dim::Fixed(n as usize),
-            (Dim::Fixed(own), Extent::Known(n)) if i64::try_from(own) == Ok(n) => Dim::Fixed(own),
+        extents.push(match (from, wanted) {
+            (from, wanted) if from == wanted => from,
+            (from, Extent::Known(1)) => from,
+            (Extent::Batch(m), Extent::Known(n)) if fixed_batch.and_then(|batch| batch.checked_mul(m)) == Some(n) => Extent::Batch(m),
+            (Extent::Known(1), Extent::Batch(1)) if axis == 0 => Extent::Known(1),
+            (Extent::Known(1), Extent::Known(n)) if n > 0 => Extent::Known(n),
             _ => return Err(wrong()),
         });
     }
-    if dims == shape.0 {
-        importer.bind(call.output()?, x);
+    if extents == own {
+        importer.bind_turned(call.output()?, x);
         return Ok(());
     }
-    importer.finish(call, Expand { shape: Shape(dims) }, &[x])
+    if importer.graph.shape(x.value).is_batched() {
+        let (shape, batch, merged) = arrange(&extents, x.outer(&importer.graph)).filter(|_| rank == own.len()).ok_or_else(wrong)?;
+        let value = importer.finish_as(call, call.output()?, Expand { shape }, &[x.value])?;
+        importer.bind_turned(call.output()?, Turned { value, batch, merged });
+        return Ok(());
+    }
+    let dim = |extent: &Extent| if let Extent::Known(n) = *extent { Dim::Fixed(n as usize) } else { Dim::Batch };
+    importer.finish(call, Expand { shape: Shape(extents.iter().map(dim).collect()) }, &[x.value])
 }

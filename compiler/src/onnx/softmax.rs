@@ -3,7 +3,6 @@
 use super::attributes;
 use super::import::{Call, Importer};
 use super::report::Refusal;
-use super::shapes::normalize_axis;
 use crate::ir::{Dim, Shape};
 use crate::op::{Op, Reshape, Softmax, Transpose};
 
@@ -20,7 +19,7 @@ fn over_axis<'m>(importer: &mut Importer<'m>, call: &Call<'m>, log: bool) -> Res
     let x = importer.operand(call, 0)?;
     let shape = importer.graph.shape(x).clone();
     let flattens = importer.opset < 13;
-    let axis = normalize_axis(attributes::int(call.node, "axis")?.unwrap_or(if flattens { 1 } else { -1 }), shape.rank())?;
+    let axis = importer.own_axis(attributes::int(call.node, "axis")?.unwrap_or(if flattens { 1 } else { -1 }), x)?;
     if !shape.is_batched() || axis == 0 {
         return Err(Refusal::unsupported(format!("is taken of {shape} along axis {axis}"), "the examples must stay apart"));
     }

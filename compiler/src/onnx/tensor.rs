@@ -5,16 +5,16 @@ use onnx_protobuf::TensorProto;
 
 /// ONNX's number for `float32`.
 pub(super) const FLOAT: i32 = 1;
-const INT32: i32 = 6;
+pub(super) const INT32: i32 = 6;
 pub(super) const INT64: i32 = 7;
-const BOOL: i32 = 9;
+pub(super) const BOOL: i32 = 9;
 pub(super) const DOUBLE: i32 = 11;
 
 /// One number of a tensor that import computes with: shapes and their like.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Extent {
-    /// The number of examples, whatever it will be.
-    Batch,
+    /// So many times the number of examples, whatever that will be; at least once.
+    Batch(i64),
     /// A known number.
     Known(i64),
 }
@@ -50,13 +50,35 @@ impl Folded {
         extents.iter().map(|e| if let Extent::Known(n) = e { Some(*n) } else { None }).collect()
     }
 
+    /// The elements at `positions`, under other extents.
+    pub(super) fn pick(&self, dims: Vec<usize>, positions: &[usize]) -> Folded {
+        let elements = match &self.elements {
+            Elements::Floats(values) => Elements::Floats(positions.iter().map(|&i| values[i]).collect()),
+            Elements::Integers(values) => Elements::Integers(positions.iter().map(|&i| values[i]).collect()),
+        };
+        Folded { dims, elements }
+    }
+
+    /// How many elements there are.
+    pub(super) fn len(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    /// The elements as floats; `None` if the batch is among them.
+    pub(super) fn to_floats(&self) -> Option<Vec<f32>> {
+        match &self.elements {
+            Elements::Floats(values) => Some(values.clone()),
+            Elements::Integers(_) => self.integers().map(|values| values.into_iter().map(|v| v as f32).collect()),
+        }
+    }
+
     /// The only element, as a float.
     pub(super) fn single(&self) -> Option<f32> {
         match &self.elements {
             Elements::Floats(values) if values.len() == 1 => Some(values[0]),
             Elements::Integers(values) if values.len() == 1 => match values[0] {
                 Extent::Known(n) => Some(n as f32),
-                Extent::Batch => None,
+                Extent::Batch(_) => None,
             },
             _ => None,
         }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 /// The zeros that an exporter supplies to a layer without bias.
 pub(super) fn is_absent_bias(op: &str, slot: usize, tensor: &TensorProto) -> bool {
-    matches!((op, slot), ("Conv" | "Gemm", 2))
+    matches!((op, slot), ("Conv" | "ConvTranspose" | "Gemm", 2))
         && tensor.name.starts_with("val_")
         && is_generated(&tensor.name)
         && super::tensor::float32(tensor).is_ok_and(|(_, values)| values.iter().all(|&v| v == 0.0))

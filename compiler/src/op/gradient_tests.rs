@@ -404,6 +404,33 @@ fn parts_of_axes() {
 }
 
 #[test]
+fn weighted_sums_along_an_axis() {
+    let between = vec![vec![(0, 1.0)], vec![(0, 0.25), (1, 0.75)], vec![], vec![(2, 2.0), (1, -1.0), (0, 0.5)]];
+    for (axis, dims) in [(1, [3, 2, 4]), (2, [2, 3, 4]), (3, [2, 2, 3])] {
+        let mut net = Net::new();
+        let x = net.learned(&dims);
+        let y = net.node(Resample { axis, taps: between.clone() }, &[x]);
+        net.check(y);
+    }
+    let mut net = Net::new();
+    let (x, p) = (net.input(&[4, 2]), net.parameter(&[3, 2]));
+    let rows = net.node(Resample::gather(0, &[1, 1, 0, 2]), &[p]);
+    let y = net.node(Mul {}, &[x, rows]);
+    net.check(y);
+}
+
+#[test]
+fn rows_of_a_table() {
+    let mut net = Net::new();
+    let (table, indices) = (net.parameter(&[3, 2]), net.input(&[4]));
+    net.sources.insert(indices.node, Reference { dims: vec![BATCH, 4], values: (0..BATCH * 4).map(|i| (i * i % 3) as f64).collect() });
+    let wide = net.parameter(&[3, 2]);
+    let spread = net.node(Mul {}, &[table, wide]);
+    let y = net.node(Embedding {}, &[spread, indices]);
+    net.check(y);
+}
+
+#[test]
 fn products_of_computed_matrices() {
     for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false), (true, true)] {
         for lead in [vec![], vec![2]] {

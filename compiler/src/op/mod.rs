@@ -7,6 +7,7 @@ pub mod comparison;
 pub mod convolution;
 pub mod dropout;
 pub mod elementwise;
+pub mod embedding;
 mod infer;
 pub mod linear;
 pub mod loss;
@@ -14,7 +15,8 @@ pub mod matrix_product;
 pub mod normalization;
 pub mod pooling;
 pub mod reduction;
-mod reference;
+pub(crate) mod reference;
+pub mod resample;
 pub mod shape_ops;
 pub mod slicing;
 pub mod softmax;
@@ -33,12 +35,14 @@ pub use comparison::{Max, Min, SelectLess};
 pub use convolution::{Convolution, ConvolutionBackward, ConvolutionWeightGradient};
 pub use dropout::{Dropout, DropoutMask};
 pub use elementwise::{Add, Clip, ClipGradient, Div, Mul, Relu, ReluGradient};
+pub use embedding::{Embedding, EmbeddingGradient};
 pub use linear::{Linear, LinearBackward, LinearWeightGradient};
 pub use loss::{MeanSquaredError, SoftmaxCrossEntropy};
 pub use matrix_product::MatrixProduct;
 pub use normalization::{BatchMoments, BatchNormalization, Normalize, NormalizeBackward, NormalizeSums, RunningAverage};
 pub use pooling::{AveragePool, AveragePoolGradient, MaxPool, MaxPoolGradient};
 pub use reduction::{Expand, ReduceMax, ReduceMean, SumTo};
+pub use resample::Resample;
 pub use shape_ops::{Reshape, Transpose};
 pub use slicing::{Concat, Pad, Slice};
 pub use softmax::Softmax;
@@ -181,6 +185,10 @@ operators! {
     LinearWeightGradient,
     /// Product of two computed matrices an example: a `[N, .., M, K]`, b `[N, .., K, P]`.
     MatrixProduct,
+    /// Rows of a learned table: table `[V, D]`, indices `[N, T]`.
+    Embedding,
+    /// (indices, dy) -> dtable
+    EmbeddingGradient,
     // Normalization
     /// As imported; `pass::specialize` splits it before anything is differentiated or lowered.
     BatchNormalization,
@@ -253,6 +261,8 @@ operators! {
     Pad,
     /// One after the other along an axis.
     Concat,
+    /// Weighted sums of elements along an axis.
+    Resample,
     /// Softmax or its logarithm over the last axis.
     Softmax,
     // Losses: (prediction, target) -> (loss of each example, correct or not, gradient of the mean loss by prediction)

@@ -67,14 +67,15 @@ impl Reference {
     }
 }
 
-fn broadcast_dims(a: &[usize], b: &[usize]) -> Vec<usize> {
+/// Extents that both broadcast to, where that is possible.
+pub(crate) fn broadcast_dims(a: &[usize], b: &[usize]) -> Vec<usize> {
     let rank = a.len().max(b.len());
     let axis = |dims: &[usize], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |j| dims[j]);
     (0..rank).map(|i| if axis(a, i) == 1 { axis(b, i) } else { axis(a, i) }).collect()
 }
 
 /// For each element of a tensor of `to`, in order: the element of a tensor of `from` that broadcasts to it.
-fn broadcast_offsets(from: &[usize], to: &[usize]) -> Vec<usize> {
+pub(crate) fn broadcast_offsets(from: &[usize], to: &[usize]) -> Vec<usize> {
     let lead = to.len() - from.len();
     let mut strides = vec![0; to.len()];
     let mut stride = 1;

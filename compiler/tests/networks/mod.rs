@@ -178,7 +178,7 @@ fn plain(strides: [usize; 2], pads: [usize; 4]) -> Convolution {
 /// Every case.
 pub(crate) fn all() -> Vec<Case> {
     let mut cases = convolutional();
-    cases.extend([functions(), parts(), attention()]);
+    cases.extend([functions(), parts(), resampled(), attention()]);
     cases
 }
 
@@ -363,6 +363,35 @@ fn parts() -> Case {
     let x = b.add("scaled", Mul {}, &[largest, some]);
     let y = b.linear(x, 4);
     b.finish("parts", y, 18, sgd(0.9, false), &[("conv1", 0.5)])
+}
+
+/// Interpolation, reflection and repetition of images, rows and uniform values; a table read by computed indices.
+fn resampled() -> Case {
+    let (mut b, x) = Builder::new("resampled", &[2, 5, 6]);
+    let x = b.convolution(x, 4, [3, 3], plain([1, 1], [1, 1, 1, 1]), true);
+    let doubled = (0..12).map(|to| if to % 2 == 0 { vec![(to / 2, 1.0)] } else { vec![(to / 2, 0.75), ((to / 2 + 1).min(5), 0.25)] });
+    let x = b.add("doubled", Resample { axis: 3, taps: doubled.collect() }, &[x]);
+    let x = b.add("reflected", Resample::gather(2, &[2, 1, 0, 1, 2, 3, 4, 3]), &[x]);
+    let mixed = vec![vec![(3, 1.0), (0, -0.5), (1, 0.25)], vec![], vec![(0, 1.0)]];
+    let x = b.add("mixed", Resample { axis: 1, taps: mixed }, &[x]);
+    let border = b.parameter("border", &[3, 2, 4], Role::Trainable, |s| s.normal());
+    let border = b.add("border_rows", Resample::gather(1, &[1, 0, 0, 1, 1, 0, 1, 0]), &[border]);
+    let border = b.add("border_columns", Resample::gather(2, &[3, 2, 1, 0, 0, 1, 2, 3, 3, 3, 3, 0]), &[border]);
+    let x = b.add("bordered", Add {}, &[x, border]);
+    let rows = b.add("rows", ReduceMean { axes: vec![3], keep_dims: false }, &[x]);
+    let rows = b.flatten(rows);
+    let [zero, one] =
+        [0.0, 1.0].map(|value| b.add(&format!("number{value}"), Constant { value: Tensor { dims: vec![], values: vec![value] } }, &[]));
+    let positive = b.add("positive", SelectLess {}, &[zero, rows, one, zero]);
+    let large = b.add("large", SelectLess {}, &[one, rows, one, zero]);
+    let index = b.add("index", Add {}, &[positive, large]);
+    let table = b.parameter("table", &[3, 5], Role::Trainable, |s| s.normal());
+    let x = b.add("embedded", Embedding {}, &[table, index]);
+    let weighted = b.add("as_rows", Reshape { shape: Shape::batched(&[24, 1]) }, &[rows]);
+    let x = b.add("weighted", Mul {}, &[x, weighted]);
+    let x = b.flatten(x);
+    let y = b.linear(x, 4);
+    b.finish("resampled", y, 21, sgd(0.9, false), &[("conv1", 0.6)])
 }
 
 /// A transformer's block over patches with a class token.

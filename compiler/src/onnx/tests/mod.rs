@@ -1,5 +1,6 @@
 //! Every way in which a file can be wrong, each with its message; and what good files become.
 
+mod forms;
 mod malformed;
 mod models;
 

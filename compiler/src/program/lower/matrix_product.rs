@@ -1,14 +1,15 @@
-//! Products of computed matrices, and maxima over axes: loops around maps, since every lane has matrices of its own.
+//! Products of computed matrices, where every lane has matrices of its own, and maxima over axes.
 
-use super::kernel::{KernelBuilder, visit};
+use super::kernel::{KernelBuilder, at, parts, visit};
 use super::map::{merge_axes, storage_axes, storage_extents};
-use super::{LowerError, PhaseLowering};
+use super::{LowerError, PARTS, PhaseLowering};
 use crate::ir::{NodeId, Shape, Value};
 use crate::op::{MatrixProduct, Op};
 use crate::program::{Affine, ChainOp, Map, Statement, Width, layout};
+use mest_runtime::tile::{MatrixProduct as MatrixProductTile, Tile};
 
 impl PhaseLowering<'_, '_> {
-    /// An item is a group and a row of each of its products; sums over the inner axis stay in registers.
+    /// An item is a group, one of its products and a range of rows.
     pub(super) fn matrix_product(&mut self, id: NodeId, op: &MatrixProduct) -> Result<(), LowerError> {
         let (inputs, y) = (self.graph.inputs(id), self.value(id, 0));
         let (a, b) = (inputs[0], inputs[1]);
@@ -17,34 +18,41 @@ impl PhaseLowering<'_, '_> {
         let Some(extents) = op.extents(&fixed[0], &fixed[1]) else { return Err(self.internal(id, "its operands do not fit")) };
         let lead = fixed[0].len() - 2;
         let strides = |value: Value, transposed: bool| {
-            let mut strides: Vec<usize> = layout::strides(self.shape(value)).iter().map(|s| s * self.lanes()).collect();
+            let mut strides = layout::strides(self.shape(value));
             if transposed {
                 strides.swap(lead, lead + 1);
             }
             strides
         };
-        let (sa, sb, sy) = (strides(a, op.transpose_a), strides(b, op.transpose_b), strides(y, false));
-        let shape: Vec<String> = self.shape(y).fixed().iter().map(ToString::to_string).collect();
-        let mut kernel =
-            KernelBuilder::new(format!("matrix_product_{}_{}", shape.join("x"), extents.depth), &[self.groups(), extents.rows]);
-        let along = |own: &[usize], column: usize, inner: usize| {
-            let mut strides = own[..lead].to_vec();
-            strides.extend([column, inner]);
-            strides
+        let (of_a, of_b, of_y) = (strides(a, op.transpose_a), strides(b, op.transpose_b), strides(y, false));
+        let ranges = parts(extents.rows, PARTS.div_ceil(self.groups() * extents.products));
+        let rows = extents.rows / ranges;
+        let domain = [&[self.groups()], &fixed[0][..lead], &[ranges]].concat();
+        let text: Vec<String> = self.shape(y).fixed().iter().map(ToString::to_string).collect();
+        let mut kernel = KernelBuilder::new(format!("matrix_product_{}_{}", text.join("x"), extents.depth), &domain);
+        let lanes = self.lanes();
+        let product = |value: Value, own: &[usize]| {
+            let group = Affine::default().plus(0, self.group_stride(value));
+            (0..lead).fold(group, |offset, axis| offset.plus(1 + axis, own[axis] * lanes))
         };
-        let start = |value: Value, row: usize| Affine::default().plus(0, self.group_stride(value)).plus(1, row);
-        let x = visit(kernel.read("a", a_place), start(a, sa[lead]), along(&sa, 0, sa[lead + 1]), false);
-        let w = visit(kernel.read("b", b_place), start(b, 0), along(&sb, sb[lead + 1], sb[lead]), false);
-        let target = kernel.write("y", y_place);
-        let sum = visit(target, start(y, sy[lead]), along(&sy, sy[lead + 1], 0), false);
-        let row = visit(target, start(y, sy[lead]), along(&sy, sy[lead + 1], 0)[..=lead].to_vec(), false);
-        let mut space = fixed[0][..lead].to_vec();
-        space.push(extents.columns);
-        let operations = vec![ChainOp::Constant(0.0)];
-        kernel.map(Map { width: Width::Lanes, extents: space.clone(), loads: vec![], operations, stores: vec![(row, 0)], sums: vec![] });
-        space.push(extents.depth);
-        let operations = vec![ChainOp::Mul(0, 1)];
-        kernel.map(Map { width: Width::Lanes, extents: space, loads: vec![x, w], operations, stores: vec![], sums: vec![(sum, 2)] });
+        let range = |offset: Affine, own: &[usize]| offset.plus(1 + lead, rows * own[lead] * lanes);
+        let operands = vec![
+            at(kernel.read("a", a_place), range(product(a, &of_a), &of_a)),
+            at(kernel.read("b", b_place), product(b, &of_b)),
+            at(kernel.write("y", y_place), range(product(y, &of_y), &of_y)),
+        ];
+        let tile = MatrixProductTile {
+            rows,
+            columns: extents.columns,
+            depth: extents.depth,
+            a_row: of_a[lead],
+            a_inner: of_a[lead + 1],
+            b_inner: of_b[lead],
+            b_column: of_b[lead + 1],
+            y_row: of_y[lead],
+            y_column: of_y[lead + 1],
+        };
+        kernel.tile(Tile::MatrixProduct(tile), operands);
         self.shared.launch(kernel, self.label(id));
         Ok(())
     }

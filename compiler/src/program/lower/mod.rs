@@ -4,6 +4,7 @@
 //! topological order; each value becomes a slot, or lies in another value's slot where the memory is the same.
 
 mod convolution;
+mod embedding;
 mod function;
 mod kernel;
 mod linear;
@@ -13,6 +14,7 @@ mod matrix_product;
 mod normalization;
 mod parameters;
 mod pooling;
+mod resample;
 mod reshape;
 mod slicing;
 mod staging;
@@ -296,6 +298,9 @@ impl<'a> PhaseLowering<'a, '_> {
             Op::Linear(_) => self.linear(id),
             Op::LinearBackward(_) => self.linear_backward(id, true),
             Op::LinearWeightGradient(_) => self.linear_backward(id, false),
+            Op::Embedding(_) => self.embedding(id),
+            Op::EmbeddingGradient(_) => self.embedding_gradient(id),
+            Op::Resample(op) => self.resample(id, op),
             Op::BatchMoments(_) => self.batch_moments(id),
             Op::DropoutMask(op) => self.dropout_mask(id, op.ratio),
             Op::MaxPool(op) => self.max_pool(id, &op.window),

@@ -58,7 +58,10 @@ impl PhaseLowering<'_, '_> {
     pub(super) fn constant(&mut self, id: NodeId) -> Result<(), LowerError> {
         let Op::Constant(constant) = &self.graph.node(id).op else { return Err(self.internal(id, "it is not a constant")) };
         let value = self.value(id, 0);
-        let in_chains = self.graph.uses(value).iter().all(|(reader, _)| self.graph.node(*reader).op.is_elementwise());
+        // Normalization reads its operands by channel, from memory.
+        let by_channel = |op: &Op| matches!(op, Op::Normalize(_) | Op::NormalizeBackward(_));
+        let in_chain = |op: &Op| op.is_elementwise() && !by_channel(op);
+        let in_chains = self.graph.uses(value).iter().all(|(reader, _)| in_chain(&self.graph.node(*reader).op));
         if self.immediate(value).is_some() && in_chains {
             return Ok(());
         }

@@ -66,14 +66,14 @@ impl PhaseLowering<'_, '_> {
     }
 
     /// A kernel over the groups of `y`, named after it.
-    fn copy_kernel(&self, id: NodeId, y: Value) -> KernelBuilder {
+    pub(super) fn copy_kernel(&self, id: NodeId, y: Value) -> KernelBuilder {
         let extents: Vec<String> = self.shape(y).fixed().iter().map(ToString::to_string).collect();
         let groups = if self.shape(y).is_batched() { self.groups() } else { 1 };
         KernelBuilder::new(format!("{}_{}", self.operator_name(id), extents.join("x")), &[groups])
     }
 
     /// What an iteration over `value` works on, where its group lies, and elements from one to the next.
-    fn copy_width(&self, value: Value) -> (Width, Affine, usize) {
+    pub(super) fn copy_width(&self, value: Value) -> (Width, Affine, usize) {
         if self.shape(value).is_batched() {
             (Width::Lanes, Affine::default().plus(0, self.group_stride(value)), self.lanes())
         } else {
