@@ -35,7 +35,7 @@ pub fn write(changes: &[Change]) -> String {
     text
 }
 
-/// Reads what [`write`] has written.
+/// Reads what [`write()`] has written.
 ///
 /// # Errors
 /// The first line that is no change, by number.

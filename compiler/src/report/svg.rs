@@ -210,7 +210,7 @@ pub(super) fn bars(label: &str, bars: &[Bar]) -> String {
         .map(|bar| {
             let (name, note, share, class) = (escape(&bar.name), escape(&bar.note), number(bar.value / longest * 100.0), &bar.class);
             format!(
-                r#"<tr><td class="name">{name}</td><td class="bar"><b class="{class}" style="width:{share}%"></b></td><td class="note">{note}</td></tr>"#
+                r#"<tr><td class="name" title="{name}">{name}</td><td class="bar"><b class="{class}" style="width:{share}%"></b></td><td class="note">{note}</td></tr>"#
             ) + "\n"
         })
         .collect();

@@ -149,7 +149,7 @@ pub const FORMATS: &[Format] = &[
 ///
 /// ```
 /// # use mest_runtime::data::sized;
-/// assert_eq!(sized("images:photos", [3, 64, 64]), "images:photos:3x64x64");
+/// assert_eq!(sized("images:photos:3x32x32", [3, 64, 64]), "images:photos:3x32x32");
 /// assert_eq!(sized("digits", [3, 64, 64]), "digits");
 /// ```
 pub fn sized(spec: &str, dims: [usize; 3]) -> String {
