@@ -1,8 +1,9 @@
 //! Memory budgets: whether a plan stays within what a recipe allows, and what would bring it there.
 
 use crate::onnx::Imported;
-use crate::pipeline::{self, Compiled};
+use crate::pipeline::{self, CompileError, Compiled, Settings};
 use crate::program::Program;
+use crate::program::lower::STAGE_BYTES;
 use crate::settings;
 use mest_runtime::data::Dataset;
 use mest_runtime::recipe::{ByteSize, Recipe};
@@ -11,9 +12,17 @@ use std::fmt;
 /// Ways out that are named, at most.
 const WAYS_OUT: usize = 3;
 
-/// A plan beyond what the recipe allows.
+/// Programs that the search for one within a budget compiles, at most.
+const ATTEMPTS: usize = 8;
+
+/// Programs compiled in search of the smallest.
+const SAMPLES: usize = 8;
+
+/// No program, or none within what the recipe allows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BudgetError {
+    /// The model cannot be compiled at all.
+    Compile(CompileError),
     /// More than the machine has.
     Machine {
         /// As asked for.
@@ -55,6 +64,7 @@ impl fmt::Display for BudgetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let way = |(change, taken): &(String, usize)| format!("{change}: {}", bytes(*taken));
         match self {
+            BudgetError::Compile(error) => error.fmt(f),
             BudgetError::Machine { memory, machine } => {
                 write!(f, "memory = {memory}: this machine has {}; ask for less", bytes(*machine))
             }
@@ -75,38 +85,137 @@ impl fmt::Display for BudgetError {
 
 impl std::error::Error for BudgetError {}
 
+impl From<CompileError> for BudgetError {
+    fn from(error: CompileError) -> Self {
+        BudgetError::Compile(error)
+    }
+}
+
 /// Bytes of the arena and of all workers' scratch.
 pub fn planned_bytes(program: &Program) -> usize {
     program.manifest.arena_bytes + program.manifest.scratch_bytes * program.manifest.threads
 }
 
-/// Checks the plan of `compiled` against the recipe's `memory` and `assert-peak`.
+/// Compiles `imported` for `recipe`: what takes least time among what stays within the recipe's `memory`. Activations that do not fit are
+/// computed again in the backward pass. The same recipe gives the same program on any machine.
 ///
 /// # Errors
-/// [`BudgetError`], for `memory` with changes to the recipe that would fit, each compiled to know.
-pub fn check(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>, compiled: &Compiled) -> Result<(), BudgetError> {
-    let needed = planned_bytes(&compiled.program);
-    let exceeds = |limit: ByteSize| needed as u64 > limit.0;
-    if let Some(memory) = recipe.memory {
-        if let Some(machine) = machine_bytes().filter(|machine| memory.0 > *machine as u64) {
-            return Err(BudgetError::Machine { memory, machine });
-        }
-        if exceeds(memory) {
-            let mut tried = smaller(imported, recipe, data);
-            tried.retain(|(_, bytes)| *bytes < needed);
-            let closest = tried.iter().min_by_key(|(_, bytes)| *bytes).cloned();
-            let fits = |(_, bytes): &&(String, usize)| *bytes as u64 <= memory.0;
-            let ways_out = tried.iter().filter(fits).take(WAYS_OUT).cloned().collect();
-            return Err(BudgetError::Memory { needed, memory, ways_out, closest });
-        }
+/// What the compiler refuses; nothing fits `memory`, with changes to the recipe that would, each compiled to know; `assert-peak` is
+/// exceeded.
+pub fn compile(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>) -> Result<Compiled, BudgetError> {
+    if let (Some(memory), Some(machine)) = (recipe.memory, machine_bytes())
+        && memory.0 > machine as u64
+    {
+        return Err(BudgetError::Machine { memory, machine });
+    }
+    let settings = settings::of_recipe(recipe, data);
+    let mut compiled = pipeline::compile(imported, &settings)?;
+    if let Some(memory) = recipe.memory.filter(|memory| exceeds(&compiled, *memory)) {
+        compiled = match within(imported, &settings, memory)? {
+            Search::Fits(compiled) => *compiled,
+            Search::Least(least) => {
+                let needed = planned_bytes(&compiled.program).min(least);
+                return Err(ways_out(imported, recipe, data, memory, needed));
+            }
+        };
     }
     match recipe.assert_peak {
-        Some(peak) if exceeds(peak) => Err(BudgetError::AssertedPeak { needed, peak }),
-        _ => Ok(()),
+        Some(peak) if exceeds(&compiled, peak) => Err(BudgetError::AssertedPeak { needed: planned_bytes(&compiled.program), peak }),
+        _ => Ok(compiled),
     }
 }
 
-/// Changes that take less memory as a rule, and the bytes that each takes; smallest change first.
+fn exceeds(compiled: &Compiled, limit: ByteSize) -> bool {
+    planned_bytes(&compiled.program) as u64 > limit.0
+}
+
+/// What a search for a program within a budget came to.
+enum Search {
+    /// A program that fits.
+    Fits(Box<Compiled>),
+    /// None does; bytes of the smallest.
+    Least(usize),
+}
+
+/// The program within `memory` that computes least again, given that keeping everything does not fit. Rows are staged in less scratch only
+/// where that alone does not do.
+fn within(imported: &Imported, settings: &Settings, memory: ByteSize) -> Result<Search, CompileError> {
+    let mut least = usize::MAX;
+    for stage_bytes in [STAGE_BYTES, STAGE_BYTES / 4, STAGE_BYTES / 16] {
+        let frugal = Settings { stage_bytes, ..settings.clone() };
+        let smallest = Smallest::of(imported, &frugal)?;
+        if !exceeds(&smallest.compiled, memory) {
+            return Ok(Search::Fits(Box::new(smallest.enlarged(imported, &frugal, memory)?)));
+        }
+        least = least.min(planned_bytes(&smallest.compiled.program));
+    }
+    Ok(Search::Least(least))
+}
+
+fn keeping(imported: &Imported, settings: &Settings, bytes: usize) -> Result<Compiled, CompileError> {
+    pipeline::compile(imported, &Settings { kept_bytes: Some(bytes), ..settings.clone() })
+}
+
+/// The program that takes least memory, of some that keep little.
+struct Smallest {
+    compiled: Compiled,
+    /// The [`Settings::kept_bytes`] that it was compiled for.
+    kept: usize,
+    /// As many as keep everything.
+    most: usize,
+}
+
+impl Smallest {
+    fn of(imported: &Imported, settings: &Settings) -> Result<Self, CompileError> {
+        let (fewest, most) = pipeline::kept_bytes_range(imported, settings)?;
+        // What the search for stretches counts is not all that lives: the fewest kept bytes are not always the smallest plan.
+        let mut smallest: Option<Smallest> = None;
+        for part in 0..SAMPLES {
+            let kept = fewest + fewest * part / SAMPLES;
+            let compiled = keeping(imported, settings, kept)?;
+            let bytes = |compiled: &Compiled| planned_bytes(&compiled.program);
+            if smallest.as_ref().is_none_or(|smallest| bytes(&compiled) < bytes(&smallest.compiled)) {
+                smallest = Some(Smallest { compiled, kept, most });
+            }
+        }
+        Ok(smallest.expect("there is a first sample"))
+    }
+
+    /// The program within `memory` that computes least again of those found by keeping ever more.
+    fn enlarged(self, imported: &Imported, settings: &Settings, memory: ByteSize) -> Result<Compiled, CompileError> {
+        let Smallest { compiled: mut best, kept: mut fits, most: mut too_many } = self;
+        for _ in 0..ATTEMPTS {
+            // What is not activations changes little: the bytes left over are what more could be kept.
+            let left = memory.0 as usize - planned_bytes(&best.program);
+            let more = (left / settings.batch).clamp(1, (too_many - fits).max(2) / 2);
+            if fits + more >= too_many || more * settings.batch < memory.0 as usize / 256 {
+                break;
+            }
+            let compiled = keeping(imported, settings, fits + more)?;
+            if exceeds(&compiled, memory) {
+                too_many = fits + more;
+            } else {
+                fits += more;
+                if compiled.recomputation.share <= best.recomputation.share {
+                    best = compiled;
+                }
+            }
+        }
+        Ok(best)
+    }
+}
+
+/// The refusal of a budget that nothing fits, `needed` being the least.
+fn ways_out(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>, memory: ByteSize, needed: usize) -> BudgetError {
+    let mut tried = smaller(imported, recipe, data);
+    tried.retain(|(_, bytes)| *bytes < needed);
+    let closest = tried.iter().min_by_key(|(_, bytes)| *bytes).cloned();
+    let fits = |(_, bytes): &&(String, usize)| *bytes as u64 <= memory.0;
+    let ways_out = tried.iter().filter(fits).take(WAYS_OUT).cloned().collect();
+    BudgetError::Memory { needed, memory, ways_out, closest }
+}
+
+/// Changes that take less memory as a rule, and the least bytes that each can do with; smallest change first.
 fn smaller(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>) -> Vec<(String, usize)> {
     let density = recipe.density();
     let mut changes = vec![("threads", "1".to_owned()), ("scheme", "block:4x1".to_owned())];
@@ -114,8 +223,9 @@ fn smaller(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>) -> Vec<
     changes.push(("sparsity", format!("{}", 1.0 - density / 2.0)));
     let measure = |(key, value): (&str, String)| {
         let changed = recipe.with([(key, value.as_str())]).ok()?;
-        let compiled = pipeline::compile(imported, &settings::of_recipe(&changed, data)).ok()?;
-        Some((format!("{key} {value}"), planned_bytes(&compiled.program)))
+        let settings = settings::of_recipe(&changed, data);
+        let smallest = Smallest::of(imported, &Settings { stage_bytes: STAGE_BYTES / 16, ..settings }).ok()?;
+        Some((format!("{key} {value}"), planned_bytes(&smallest.compiled.program)))
     };
     changes.into_iter().filter_map(measure).collect()
 }
@@ -139,8 +249,7 @@ mod tests {
         let model = import_bytes(&zoo::build("mlp", &options).expect("a built-in model"), None).expect("it imports");
         let recipe = Recipe::default().with([("batch", "64"), ("threads", "2")]).expect("a recipe");
         let recipe = recipe.with(values.iter().copied()).expect("a recipe");
-        let compiled = pipeline::compile(&model, &settings::of_recipe(&recipe, None)).expect("it compiles");
-        check(&model, &recipe, None, &compiled)
+        compile(&model, &recipe, None).map(|_| ())
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::pass::annotate_sparsity::{SparsityError, SparsityRequest, SparsityTab
 use crate::pass::attach_loss::{Loss, LossError, attach_loss};
 use crate::pass::differentiate::{DifferentiateError, differentiate};
 use crate::pass::freeze::{FreezeError, freeze};
+use crate::pass::rematerialize::{Chain, Stretch, rematerialize};
 use crate::pass::specialize;
 use crate::program::Program;
 use crate::program::lower::{LowerError, Options, PeakDensity, lower};
@@ -31,6 +32,10 @@ pub struct Settings {
     pub threads: usize,
     /// Names of parameters and nodes that stay as they are.
     pub frozen: Vec<String>,
+    /// Scratch a worker may stage rows in, in bytes.
+    pub stage_bytes: usize,
+    /// Bytes an example that activations may take while backward waits for them, about: what is beyond is computed again. `None` keeps all.
+    pub kept_bytes: Option<usize>,
     /// Pairs for the exported model's `metadata_props`.
     pub metadata: Vec<(String, String)>,
 }
@@ -46,6 +51,17 @@ pub struct Compiled {
     pub inference: Graph,
     /// What was made sparse, and why.
     pub sparsity: SparsityTable,
+    /// What backward computes again.
+    pub recomputation: Recomputation,
+}
+
+/// What backward computes again instead of keeping it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recomputation {
+    /// The nodes of each stretch, by name.
+    pub stretches: Vec<Vec<String>>,
+    /// Estimated time of it, as a share of the forward pass.
+    pub share: f64,
 }
 
 /// The model cannot be compiled.
@@ -66,6 +82,12 @@ pub enum CompileError {
     /// Layers that cannot be annotated as asked, all of them.
     #[error("{}", lines(.0))]
     Sparsity(Vec<SparsityError>),
+    /// Fewer bytes for activations than any choice of what to compute again takes.
+    #[error("activations cannot be kept within {bytes} bytes an example, whatever is computed again")]
+    KeptBytes {
+        /// The bytes.
+        bytes: usize,
+    },
     /// A node that no kernel covers.
     #[error(transparent)]
     Lower(#[from] LowerError),
@@ -144,6 +166,14 @@ pub fn graphs(model: &Graph, loss: Loss) -> Result<(Graph, Graph), CompileError>
     Ok((training, inference))
 }
 
+/// As [`graphs`], with what `settings` freezes.
+fn trained_graphs(imported: &Imported, settings: &Settings) -> Result<(Graph, Graph), CompileError> {
+    // Freeze before specialisation: a frozen batch normalization means the same in both phases.
+    let mut model = imported.graph.clone();
+    freeze(&mut model, &settings.frozen).map_err(CompileError::Freeze)?;
+    graphs(&model, settings.loss)
+}
+
 /// Compiles `imported` for `settings`.
 ///
 /// # Errors
@@ -152,12 +182,17 @@ pub fn compile(imported: &Imported, settings: &Settings) -> Result<Compiled, Com
     if !(1..=65536).contains(&settings.batch) {
         return Err(CompileError::Batch(settings.batch));
     }
-    // Freeze before specialisation: a frozen batch normalization means the same in both phases.
-    let mut model = imported.graph.clone();
-    freeze(&mut model, &settings.frozen).map_err(CompileError::Freeze)?;
-    let (training, inference) = graphs(&model, settings.loss)?;
+    let (mut training, inference) = trained_graphs(imported, settings)?;
     // Annotate after differentiation: whether a weight is trained decides what is stored for it.
-    let sparsity = annotate(&training, &settings.sparsity).map_err(CompileError::Sparsity)?;
+    let mut sparsity = annotate(&training, &settings.sparsity).map_err(CompileError::Sparsity)?;
+    let mut recomputation = Recomputation::default();
+    if let Some(bytes) = settings.kept_bytes {
+        // Rematerialize after annotation: what it costs to compute a layer again depends on its density.
+        recomputation = recompute(&mut training, &sparsity, bytes)?;
+        check(&training, Stage::Differentiated, "rematerialize")?;
+        // The repeated nodes are users of their weights, too.
+        sparsity = annotate(&training, &settings.sparsity).map_err(CompileError::Sparsity)?;
+    }
     let parameters = training.parameters();
     let mut metadata = settings.metadata.clone();
     metadata.extend(sparsity_metadata(&sparsity).map(|value| (SPARSITY_KEY.to_owned(), value)));
@@ -169,10 +204,51 @@ pub fn compile(imported: &Imported, settings: &Settings) -> Result<Compiled, Com
         clip_norm: settings.clip_norm,
         peak: settings.peak.clone(),
         threads: settings.threads,
+        stage_bytes: settings.stage_bytes,
     };
     // Fusion, scheduling and the memory plan belong to lowering: they see what the tables say of each value.
     let program = lower(&training, &inference, &sparsity, &options, template)?;
-    Ok(Compiled { program, training, inference, sparsity })
+    Ok(Compiled { program, training, inference, sparsity, recomputation })
+}
+
+/// The forward pass of `training` as links, with the density of each layer.
+fn chain(training: &Graph, sparsity: &SparsityTable) -> Result<Chain, CompileError> {
+    let density = |id| sparsity.of_user(id).map_or(1.0, |layer| layer.nnz() as f64 / layer.units.weights() as f64);
+    Ok(Chain::of(training, density)?)
+}
+
+/// Makes backward compute again what does not fit into `bytes` an example.
+fn recompute(training: &mut Graph, sparsity: &SparsityTable, bytes: usize) -> Result<Recomputation, CompileError> {
+    let chain = chain(training, sparsity)?;
+    let stretches = chain.choose(bytes).ok_or(CompileError::KeptBytes { bytes })?;
+    let names = |stretch: &Stretch| {
+        let links = &chain.links[stretch.first..=stretch.last];
+        links.iter().flat_map(|link| &link.nodes).map(|&id| training.node(id).name.clone()).collect()
+    };
+    let recomputation = Recomputation { stretches: stretches.iter().map(names).collect(), share: chain.share(&stretches) };
+    rematerialize(training, &chain, &stretches)?;
+    Ok(recomputation)
+}
+
+/// The fewest [`Settings::kept_bytes`] that `imported` can be compiled for, and as many as keep everything.
+///
+/// # Errors
+/// As [`compile`].
+pub fn kept_bytes_range(imported: &Imported, settings: &Settings) -> Result<(usize, usize), CompileError> {
+    let (training, _) = trained_graphs(imported, settings)?;
+    let sparsity = annotate(&training, &settings.sparsity).map_err(CompileError::Sparsity)?;
+    let chain = chain(&training, &sparsity)?;
+    let (mut too_few, mut most) = (0, chain.kept_bytes().max(1));
+    while chain.choose(most).is_none() {
+        (too_few, most) = (most, most * 2);
+    }
+    let mut fewest = most;
+    // To a part in 64: the search counts no finer than its buckets anyway.
+    while fewest - too_few > fewest / 64 + 1 {
+        let middle = too_few.midpoint(fewest);
+        *if chain.choose(middle).is_some() { &mut fewest } else { &mut too_few } = middle;
+    }
+    Ok((fewest, most))
 }
 
 fn check(graph: &Graph, stage: Stage, pass: &'static str) -> Result<(), CompileError> {

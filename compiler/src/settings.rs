@@ -4,7 +4,7 @@ use crate::engine::replay;
 use crate::pass::annotate_sparsity::{LayerRequest, SparsityRequest};
 use crate::pass::attach_loss::Loss;
 use crate::pipeline::Settings;
-use crate::program::lower::PeakDensity;
+use crate::program::lower::{PeakDensity, STAGE_BYTES};
 use crate::trace::{LossKind, Trace};
 use mest_runtime::data::Dataset;
 use mest_runtime::recipe::{self, Distribution, Recipe};
@@ -48,6 +48,8 @@ pub fn of_recipe(recipe: &Recipe, data: Option<&Dataset>) -> Settings {
         peak: PeakDensity::Mutation(recipe.mutation()),
         threads: threads(recipe),
         frozen: frozen.collect(),
+        stage_bytes: STAGE_BYTES,
+        kept_bytes: None,
         metadata: normalization.map(|normalization| (NORMALIZE_KEY.to_owned(), normalization.to_json())).into_iter().collect(),
     }
 }
@@ -74,6 +76,8 @@ pub fn of_trace(trace: &Trace, threads: usize) -> Settings {
         peak: PeakDensity::Budget,
         threads,
         frozen: vec![],
+        stage_bytes: STAGE_BYTES,
+        kept_bytes: None,
         metadata: vec![],
     }
 }

@@ -9,11 +9,13 @@ use mest_runtime::manifest::Template;
 use mestc::engine::interp::Training;
 use mestc::engine::jit::Jit;
 use mestc::engine::replay::{self, NetworkReplay};
+use mestc::ir::validate::{Stage, validate};
 use mestc::ir::{Graph, NodeId};
 use mestc::pass::annotate_sparsity::annotate;
+use mestc::pass::rematerialize::{Chain, rematerialize};
 use mestc::pipeline;
 use mestc::program::Program;
-use mestc::program::lower::{Options, PeakDensity, lower};
+use mestc::program::lower::{Options, PeakDensity, STAGE_BYTES, lower};
 use mestc::trace::{Batch, Replay, relative_error};
 use networks::{Case, all};
 use std::collections::BTreeMap;
@@ -63,6 +65,20 @@ fn template(graph: &Graph, parameters: &[NodeId]) -> Template {
 
 fn program(case: &Case, threads: usize) -> (Program, Graph) {
     let (training, inference) = pipeline::graphs(&case.graph, case.loss).expect("the network is trainable");
+    lowered(case, training, &inference, threads, STAGE_BYTES)
+}
+
+/// A program that keeps as few activations and stages as few rows as can be; `None` where there is nothing to compute again.
+fn frugal_program(case: &Case) -> Option<(Program, Graph)> {
+    let (mut training, inference) = pipeline::graphs(&case.graph, case.loss).expect("the network is trainable");
+    let chain = Chain::of(&training, |_| 1.0).expect("it has a loss");
+    let stretches = (1..).find_map(|bytes| chain.choose(bytes * 16)).filter(|stretches| !stretches.is_empty())?;
+    rematerialize(&mut training, &chain, &stretches).expect("it has a loss");
+    validate(&training, Stage::Differentiated).expect("the graph is valid");
+    Some(lowered(case, training, &inference, 2, 0))
+}
+
+fn lowered(case: &Case, training: Graph, inference: &Graph, threads: usize, stage_bytes: usize) -> (Program, Graph) {
     let sparsity = annotate(&training, &case.request()).expect("the request fits");
     let parameters = training.parameters();
     let template = template(&training, &parameters);
@@ -73,8 +89,9 @@ fn program(case: &Case, threads: usize) -> (Program, Graph) {
         clip_norm: false,
         peak: PeakDensity::Budget,
         threads,
+        stage_bytes,
     };
-    let program = lower(&training, &inference, &sparsity, &options, template).expect("every node has a kernel");
+    let program = lower(&training, inference, &sparsity, &options, template).expect("every node has a kernel");
     (program, training)
 }
 
@@ -141,4 +158,21 @@ fn any_number_of_threads_gives_the_same_bits() {
             assert_eq!(one.parameters, more.parameters, "{} on {threads} threads", case.name);
         }
     }
+}
+
+#[test]
+fn activations_computed_again_have_the_same_bits() {
+    let isa = Isa::best();
+    let mut again = 0;
+    for case in all() {
+        let Some((program, training)) = frugal_program(&case) else { continue };
+        again += 1;
+        let mut frugal = Jit::new(program, isa, 2).expect("the program compiles");
+        let frugal = follow(&case, &training, &mut NetworkReplay::new(&mut frugal, case.optimizer));
+        let keeping = jit(&case, isa, 2);
+        assert_eq!((&frugal.losses, &frugal.output), (&keeping.losses, &keeping.output), "{}", case.name);
+        assert_eq!(frugal.gradients, keeping.gradients, "{}", case.name);
+        assert_eq!(frugal.parameters, keeping.parameters, "{}", case.name);
+    }
+    assert!(again > 5, "only {again} networks compute anything again");
 }

@@ -7,7 +7,7 @@ use mest_runtime::recipe::Recipe;
 use mestc::engine::rust::{EmitOptions, emit_items};
 use mestc::onnx::{self, Imported};
 use mestc::program::Program;
-use mestc::{budget, pipeline, settings};
+use mestc::budget;
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
 use std::path::PathBuf;
@@ -105,9 +105,7 @@ fn model_path(model: &LitStr) -> PathBuf {
 }
 
 fn compile(imported: &Imported, recipe: &Recipe) -> Result<Program, String> {
-    let settings = settings::of_recipe(recipe, None);
-    let compiled = pipeline::compile(imported, &settings).map_err(|error| error.to_string())?;
-    budget::check(imported, recipe, None, &compiled).map_err(|error| error.to_string())?;
+    let compiled = budget::compile(imported, recipe, None).map_err(|error| error.to_string())?;
     Ok(compiled.program)
 }
 

@@ -5,8 +5,7 @@ use crate::budget::{self, BudgetError};
 use crate::ir::Graph;
 use crate::onnx::{self, Adaptation, ImportReport, Imported};
 use crate::op::Op;
-use crate::pipeline::{self, Compiled};
-use crate::settings;
+use crate::pipeline::Compiled;
 use crate::zoo::{self, ZooOptions};
 use mest_runtime::data::{self, Dataset};
 use mest_runtime::recipe::Recipe;
@@ -82,12 +81,10 @@ pub(crate) fn say(text: impl std::fmt::Display) {
 /// # Errors
 /// What the compiler refuses.
 pub(crate) fn compile(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>) -> Result<Compiled, Failure> {
-    let compiled = pipeline::compile(imported, &settings::of_recipe(recipe, data)).map_err(Failure::refused)?;
-    budget::check(imported, recipe, data, &compiled).map_err(|error| match error {
+    budget::compile(imported, recipe, data).map_err(|error| match error {
         BudgetError::AssertedPeak { .. } => Failure::failed(error),
         _ => Failure::refused(error),
-    })?;
-    Ok(compiled)
+    })
 }
 
 /// A model's name: its file's, without folder and ending.

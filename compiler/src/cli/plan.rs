@@ -53,14 +53,33 @@ pub(crate) fn print_explanation(compiled: &Compiled, output: &mut Output) -> Res
     output.text(&explain(compiled))
 }
 
-/// Bytes of the arena that a phase uses, and of all workers' scratch.
-fn peaks(program: &Program) -> Vec<(&'static str, usize)> {
+/// The peak of a phase.
+struct PhasePeak<'a> {
+    phase: &'static str,
+    /// Bytes of the arena that it uses, and of all workers' scratch.
+    bytes: usize,
+    /// The kernel that runs when most is live, and the node that it is of.
+    kernel: &'a str,
+    node: &'a str,
+}
+
+fn peaks(program: &Program) -> Vec<PhasePeak<'_>> {
     let scratch = program.manifest.scratch_bytes * program.manifest.threads;
-    let name = |phase| match phase {
-        Phase::Train => "train",
-        Phase::Evaluate => "evaluate",
-    };
-    program.schedules.iter().map(|schedule| (name(schedule.phase), memory::peak(&program.slots, schedule) + scratch)).collect()
+    let mut peaks = Vec::new();
+    for schedule in &program.schedules {
+        let phase = match schedule.phase {
+            Phase::Train => "train",
+            Phase::Evaluate => "evaluate",
+        };
+        let launch = schedule.launches.get(memory::at_peak(&program.slots, schedule).launch);
+        peaks.push(PhasePeak {
+            phase,
+            bytes: memory::peak(&program.slots, schedule) + scratch,
+            kernel: launch.map_or("", |launch| &program.kernels[launch.kernel].name),
+            node: launch.map_or("", |launch| &launch.label),
+        });
+    }
+    peaks
 }
 
 fn to_json(compiled: &Compiled, recipe: &Recipe) -> Value {
@@ -77,13 +96,16 @@ fn to_json(compiled: &Compiled, recipe: &Recipe) -> Value {
         })
     });
     let by_class: Map<String, Value> = manifest.plan.iter().map(|line| (line.class.to_string(), json!(line.bytes))).collect();
-    let phases = peaks(program).into_iter().map(|(name, bytes)| json!({ "name": name, "peak_bytes": bytes }));
+    let phase = |peak: PhasePeak<'_>| json!({ "name": peak.phase, "peak_bytes": peak.bytes, "kernel": peak.kernel, "node": peak.node });
+    let phases = peaks(program).into_iter().map(phase);
+    let recomputation = &compiled.recomputation;
     json!({
         "arena_bytes": manifest.arena_bytes,
         "scratch_bytes": manifest.scratch_bytes * manifest.threads,
         "total_bytes": planned_bytes(program),
         "by_class": by_class,
         "phases": phases.collect::<Vec<_>>(),
+        "recomputed": { "stretches": recomputation.stretches, "share_of_forward": recomputation.share },
         "budget_bytes": recipe.memory.map(|memory| memory.0),
         "layers": layers.collect::<Vec<_>>(),
         "batch": manifest.batch,
@@ -125,10 +147,27 @@ pub(crate) fn print(compiled: &Compiled, output: &mut Output) -> Result<(), Fail
     }
     table.row(["total".to_owned(), planned_bytes(program).to_string(), bytes(planned_bytes(program))]);
     output.table(&table)?;
-    let mut table = Table::new(&[("phase", Align::Left), ("peak bytes", Align::Right), ("", Align::Right)]);
-    for (name, peak) in peaks(program) {
-        table.row([name.to_owned(), peak.to_string(), bytes(peak)]);
+    let numbers = [("peak bytes", Align::Right), ("", Align::Right)];
+    let mut table = Table::new(&[&[("phase", Align::Left)], &numbers[..], &[("at", Align::Left)]].concat());
+    for peak in peaks(program) {
+        table.row([peak.phase.to_owned(), peak.bytes.to_string(), bytes(peak.bytes), format!("{} of {}", peak.kernel, peak.node)]);
     }
     output.text("\n")?;
-    output.table(&table)
+    output.table(&table)?;
+    print_recomputation(compiled, output)
+}
+
+/// What backward computes again, and what that costs.
+fn print_recomputation(compiled: &Compiled, output: &mut Output) -> Result<(), Failure> {
+    let recomputation = &compiled.recomputation;
+    if recomputation.stretches.is_empty() {
+        return Ok(());
+    }
+    let percent = recomputation.share * 100.0;
+    output.text(&format!("\nComputed again in the backward pass, at about {percent:.0} % of the forward pass:\n"))?;
+    for stretch in &recomputation.stretches {
+        let ends = [stretch.first(), stretch.last()].map(|name| name.map_or("", String::as_str));
+        output.text(&format!("  {} nodes, {} to {}\n", stretch.len(), ends[0], ends[1]))?;
+    }
+    Ok(())
 }

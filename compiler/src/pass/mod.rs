@@ -6,5 +6,6 @@ pub mod differentiate;
 mod erk;
 pub mod freeze;
 pub mod fuse;
+pub mod rematerialize;
 pub mod specialize;
 mod weight_view;

@@ -4,7 +4,7 @@
 //! last launch, the largest are placed first, each at the lowest offset free of slots that live at the same time. Phases never run
 //! together, so each plans from the same start; the arena ends where the largest of them does.
 
-use super::{Schedule, Slot};
+use super::{Class, Schedule, Slot};
 use mest_runtime::arena::ALIGNMENT;
 use std::collections::BTreeMap;
 
@@ -20,12 +20,41 @@ pub fn live_ranges(slots: &[Slot], schedule: &Schedule) -> BTreeMap<usize, (usiz
     ranges
 }
 
-/// Largest sum of bytes that live at the same time: no plan can do with less.
+/// What lives at the launch where most does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peak {
+    /// Index of the launch.
+    pub launch: usize,
+    /// Bytes by class: those of [`super::Class`], but activations that backward reads as `activations`, all other values on the way as
+    /// `transient`.
+    pub bytes: BTreeMap<&'static str, usize>,
+}
+
+/// Persistent slots, and the transient ones that live at the launch of a schedule where those take most.
+pub fn at_peak(slots: &[Slot], schedule: &Schedule) -> Peak {
+    let ranges = live_ranges(slots, schedule);
+    let live = |time: usize| ranges.iter().filter(move |(_, (first, last))| (*first..=*last).contains(&time));
+    let launches = 0..schedule.launches.len();
+    let launch = launches.max_by_key(|&time| live(time).map(|(&slot, _)| bytes(&slots[slot])).sum::<usize>()).unwrap_or(0);
+    let mut peak = Peak { launch, bytes: BTreeMap::new() };
+    for slot in slots.iter().filter(|slot| slot.persistent) {
+        *peak.bytes.entry(slot.class.name()).or_default() += slot.len * 4;
+    }
+    for (&slot, &(first, last)) in live(launch) {
+        let kept = first < schedule.forward && schedule.forward <= last;
+        let class = if slots[slot].class == Class::Activations && !kept { "transient" } else { slots[slot].class.name() };
+        *peak.bytes.entry(class).or_default() += slots[slot].len * 4;
+    }
+    peak
+}
+
+/// Largest sum of bytes that live at the same time, persistent ones included: no plan can do with less.
 pub fn lower_bound(slots: &[Slot], schedule: &Schedule) -> usize {
     let ranges = live_ranges(slots, schedule);
     let at =
         |time: usize| ranges.iter().filter(|(_, (first, last))| (*first..=*last).contains(&time)).map(|(s, _)| bytes(&slots[*s])).sum();
-    (0..schedule.launches.len()).map(at).max().unwrap_or(0)
+    let persistent: usize = slots.iter().filter(|slot| slot.persistent).map(bytes).sum();
+    persistent + (0..schedule.launches.len()).map(at).max().unwrap_or(0)
 }
 
 /// Bytes of the arena that a schedule needs, once planned: its persistent slots, and the end of its last transient one.
@@ -71,4 +100,43 @@ pub fn plan(slots: &mut [Slot], schedules: &[Schedule]) -> usize {
         }
     }
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::import_bytes;
+    use crate::program::Program;
+    use crate::zoo::{self, ZooOptions};
+    use crate::{pipeline, settings};
+    use mest_runtime::network::Phase;
+    use mest_runtime::recipe::Recipe;
+
+    fn compiled(model: &str) -> Program {
+        let options = ZooOptions { input: (model == "mlp").then_some([1, 28, 28]), ..ZooOptions::default() };
+        let model = import_bytes(&zoo::build(model, &options).expect("a built-in model"), None).expect("it imports");
+        pipeline::compile(&model, &settings::of_recipe(&Recipe::default(), None)).expect("it compiles").program
+    }
+
+    #[test]
+    fn plans_are_within_three_percent_of_the_lower_bound() {
+        for (model, _) in zoo::NAMES {
+            let program = compiled(model);
+            for schedule in &program.schedules {
+                let (peak, bound) = (peak(&program.slots, schedule), lower_bound(&program.slots, schedule));
+                assert!(bound <= peak && peak as f64 <= bound as f64 * 1.03, "{model} {:?}: {peak} of at least {bound}", schedule.phase);
+            }
+        }
+    }
+
+    #[test]
+    fn classes_add_up_to_the_plan() {
+        let program = compiled("resnet8");
+        let manifest = &program.manifest;
+        let planned = manifest.arena_bytes + manifest.scratch_bytes * manifest.threads;
+        assert_eq!(manifest.plan.iter().map(|line| line.bytes).sum::<usize>(), planned);
+        let train = program.schedules.iter().find(|schedule| schedule.phase == Phase::Train).expect("it trains");
+        let bytes = at_peak(&program.slots, train).bytes;
+        assert!(bytes["activations"] > bytes["transient"], "{bytes:?}");
+    }
 }

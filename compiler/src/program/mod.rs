@@ -236,6 +236,8 @@ pub struct Schedule {
     pub phase: mest_runtime::network::Phase,
     /// In order.
     pub launches: Vec<Launch>,
+    /// How many of them the forward pass and the loss are; the backward pass and the update follow.
+    pub forward: usize,
 }
 
 /// A compiled network.

@@ -38,7 +38,7 @@ pub(crate) fn program(
         name: "sample".to_owned(),
         slots,
         kernels,
-        schedules: vec![Schedule { phase: Phase::Train, launches }],
+        schedules: vec![Schedule { phase: Phase::Train, forward: launches.len(), launches }],
         manifest: manifest(lanes, end, scratch),
     }
 }

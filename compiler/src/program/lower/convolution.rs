@@ -63,7 +63,7 @@ impl PhaseLowering<'_, '_> {
         let span = |n: usize| (n - 1) * op.strides[0] + window;
         let direct = is_direct(op);
         let most = e.out_rows.div_ceil(4usize.div_ceil(self.groups()));
-        let band = staging.band(e.out_rows, e.channels, lanes, most, span);
+        let band = Staging::band(e.out_rows, most, e.channels * staging.pitch * lanes, self.shared.options.stage_bytes, span);
         let tile_width = (TILE_PIXELS - 1) * op.strides[1] + pixel_width;
         let channel_blocks = matrix.channel_blocks(e.kernel[0] * tile_width * lanes * 4);
         let order = StreamOrder::Forward {
@@ -190,7 +190,7 @@ impl PhaseLowering<'_, '_> {
         };
         let (_, matrix) = self.weight(reader, 1)?;
         let e = self.extents(reader, dy, &matrix)?;
-        Ok(!Sweep::new(op, &e, self.lanes()).direct)
+        Ok(!Sweep::new(op, &e, self.lanes(), self.shared.options.stage_bytes).direct)
     }
 
     /// What a backward pass stages for `dy`: itself, or what it is computed from.
@@ -213,7 +213,7 @@ impl PhaseLowering<'_, '_> {
         let inputs = self.graph.inputs(id);
         let (x, dy) = (inputs[0], inputs[2]);
         let e = self.extents(id, dy, &matrix)?;
-        let sweep = Sweep::new(op, &e, self.lanes());
+        let sweep = Sweep::new(op, &e, self.lanes(), self.shared.options.stage_bytes);
         let stream = self.shared.stream(parameter, sweep.order(op, &e), both);
         let (unit, capacity) = self.shared.parameters[parameter].extent();
         let groups = self.groups();
@@ -301,14 +301,14 @@ struct Sweep {
 }
 
 impl Sweep {
-    fn new(op: &Convolution, e: &Extents, lanes: usize) -> Self {
+    fn new(op: &Convolution, e: &Extents, lanes: usize, stage_bytes: usize) -> Self {
         let (first_row, last_row) = deltas(op.strides[0], op.pads[0], op.dilations[0], e.kernel[0]);
         let (first_column, last_column) = deltas(op.strides[1], op.pads[1], op.dilations[1], e.kernel[1]);
         let reach = (e.width.div_ceil(op.strides[1]) as isize + last_column - first_column) as usize;
         let staging = Staging::new(first_column.unsigned_abs(), e.out_width, reach);
         let halo = (last_row - first_row) as usize;
         let whole = e.rows / op.strides[0];
-        let band = staging.band(whole, e.outputs, lanes, whole, |n| n + halo);
+        let band = Staging::band(whole, whole, e.outputs * staging.pitch * lanes, stage_bytes, |n| n + halo);
         let bands = whole / band;
         let all_rows = e.rows.div_ceil(op.strides[0]);
         let inside = first_row == 0 && halo == 0 && all_rows <= e.out_rows;

@@ -34,9 +34,9 @@ use normalization::{NormalizedGradient, NormalizedValue};
 use parameters::ParameterDraft;
 use std::collections::HashMap;
 
-/// Scratch a band of staged rows may take, in bytes. The rows that one row of output reads are what should stay in the second-level cache;
-/// the fewer the bands, the fewer the rows that two of them stage.
-const STAGE_BYTES: usize = 1 << 20;
+/// Scratch a band of staged rows may take, in bytes, where memory is not short. The rows that one row of output reads are what should stay
+/// in the second-level cache; the fewer the bands, the fewer the rows that two of them stage.
+pub const STAGE_BYTES: usize = 1 << 20;
 
 /// Parts that work on one array is cut into, at most; a constant, so that results do not depend on threads.
 const PARTS: usize = 8;
@@ -56,6 +56,8 @@ pub struct Options {
     pub peak: PeakDensity,
     /// Workers whose scratch the plan counts.
     pub threads: usize,
+    /// Scratch a band of staged rows may take, in bytes; a band has at least one row.
+    pub stage_bytes: usize,
 }
 
 /// The largest density that mutation grows a layer to.
@@ -165,7 +167,7 @@ pub fn lower(
         }
         lowering.slots[later.0].offset = lowering.slots[earlier.0].offset;
     }
-    let manifest = lowering.manifest(training, template, arena_bytes);
+    let manifest = lowering.manifest(training, template, arena_bytes, &schedules);
     let Lowering { slots, kernels, .. } = lowering;
     Ok(Program { name: training.name.clone(), slots, kernels, schedules, manifest })
 }
@@ -268,10 +270,15 @@ impl<'a> Lowering<'a> {
         if phase == Phase::Train {
             lowering.place_gradients();
         }
+        let mut forward = None;
         for unit in &fusion.sequence {
             match unit {
                 Unit::Node(id) => lowering.node(*id)?,
                 Unit::Cluster(cluster) => lowering.cluster(&fusion.clusters[*cluster])?,
+            }
+            let is_loss = |id: NodeId| matches!(graph.node(id).op, Op::SoftmaxCrossEntropy(_) | Op::MeanSquaredError(_));
+            if matches!(unit, Unit::Node(id) if is_loss(*id)) {
+                forward = Some(lowering.shared.launches.len());
             }
         }
         lowering.copy_states()?;
@@ -279,7 +286,8 @@ impl<'a> Lowering<'a> {
             lowering.duplicate_gradients()?;
             self.update();
         }
-        Ok(Schedule { phase, launches: std::mem::take(&mut self.launches) })
+        let launches = std::mem::take(&mut self.launches);
+        Ok(Schedule { phase, forward: forward.unwrap_or(launches.len()), launches })
     }
 }
 

@@ -6,13 +6,12 @@ use crate::ir::graph::Role as GraphRole;
 use crate::ir::{Graph, Shape, Value};
 use crate::op::Op;
 use crate::pass::annotate_sparsity::SparsityTable;
-use crate::program::{SlotId, layout};
+use crate::program::{Schedule, SlotId, layout, memory};
 use mest_runtime::manifest::{
     BatchedSlot, Block, ClassBytes, Constant, Element, Io, Manifest, Parameter, Role, Slot, Storage, Stream, StreamOrder, Template,
     WeightMatrix,
 };
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 /// Pixels of a forward tile, between AVX2's four and AVX-512's eight.
 pub(super) const TILE_PIXELS: usize = 6;
@@ -152,7 +151,7 @@ impl Lowering<'_> {
     }
 
     /// What the runtime is told, once slots are placed.
-    pub(super) fn manifest(&self, graph: &Graph, template: Template, arena_bytes: usize) -> Manifest {
+    pub(super) fn manifest(&self, graph: &Graph, template: Template, arena_bytes: usize, schedules: &[Schedule]) -> Manifest {
         let input = graph.ids().into_iter().find(|&id| matches!(graph.node(id).op, Op::Input(_)));
         let input = input.map(|id| graph.node(id).outputs[0].clone());
         let classes = graph.logits.filter(|_| self.slots[self.io.target.0].element == Element::U32);
@@ -188,7 +187,7 @@ impl Lowering<'_> {
                 .iter()
                 .map(|(slot, values)| Constant { slot: self.resolve(*slot), values: values.clone().into() })
                 .collect(),
-            plan: self.plan(arena_bytes, scratch * self.options.threads).into(),
+            plan: self.plan(schedules, arena_bytes, scratch * self.options.threads).into(),
             template,
         }
     }
@@ -235,19 +234,13 @@ impl Lowering<'_> {
         }
     }
 
-    /// Bytes by class: persistent slots whole, the shared rest of the arena as activations.
-    fn plan(&self, arena_bytes: usize, scratch_bytes: usize) -> Vec<ClassBytes> {
-        let mut bytes: BTreeMap<&'static str, usize> = BTreeMap::new();
-        for slot in self.slots.iter().filter(|s| s.persistent) {
-            *bytes.entry(slot.class.name()).or_default() += slot.len * 4;
-        }
-        let transient = self.slots.iter().filter(|s| !s.persistent).map(|s| s.offset + s.len * 4).max().unwrap_or(0);
-        let first = self.slots.iter().filter(|s| !s.persistent).map(|s| s.offset).min().unwrap_or(0);
-        let activations = transient.saturating_sub(first);
-        *bytes.entry(Class::Activations.name()).or_default() += activations;
+    /// Bytes by class at the peak of the largest phase; what of the arena is not live then, alignment included, is padding.
+    fn plan(&self, schedules: &[Schedule], arena_bytes: usize, scratch_bytes: usize) -> Vec<ClassBytes> {
+        let peaks = schedules.iter().map(|schedule| memory::at_peak(&self.slots, schedule));
+        let mut bytes = peaks.max_by_key(|peak| peak.bytes.values().sum::<usize>()).map(|peak| peak.bytes).unwrap_or_default();
         let counted: usize = bytes.values().sum();
         bytes.insert("scratch", scratch_bytes);
-        bytes.insert("padding", arena_bytes.saturating_sub(counted));
+        bytes.insert("padding", arena_bytes - counted);
         bytes.into_iter().map(|(class, bytes)| ClassBytes { class: Cow::Borrowed(class), bytes }).collect()
     }
 }

@@ -1,6 +1,5 @@
 //! Staging: rows of a plane, copied into the worker's scratch with the padding that a convolution sees around them.
 
-use super::STAGE_BYTES;
 use super::kernel::{at, call, integer, start};
 use crate::program::{Affine, Base, Operand, Statement};
 use mest_runtime::tile::{StageNormalizeBackward, StageNormalized, StageRows, Tile};
@@ -21,9 +20,9 @@ impl Staging {
         Staging { left, right, pitch: left + width + right }
     }
 
-    /// Bands of at most as many rows as fit the cache, given that `n` rows of work need `rows(n)` staged rows.
-    pub(super) fn band(&self, total: usize, channels: usize, lanes: usize, most: usize, rows: impl Fn(usize) -> usize) -> usize {
-        let fits = |n: usize| rows(n) * channels * self.pitch * lanes * 4 <= STAGE_BYTES;
+    /// Bands of at most as many rows as `bytes` hold, given that `n` rows of work need `rows(n)` staged rows of `row` elements.
+    pub(super) fn band(total: usize, most: usize, row: usize, bytes: usize, rows: impl Fn(usize) -> usize) -> usize {
+        let fits = |n: usize| rows(n) * row * 4 <= bytes;
         let largest = (1..=total.min(most).max(1)).rev().find(|&n| fits(n)).unwrap_or(1);
         total.max(1).div_ceil(total.max(1).div_ceil(largest))
     }
