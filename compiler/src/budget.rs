@@ -269,6 +269,23 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_is_computed_again() {
+        let model = import_bytes(&zoo::build("resnet20", &ZooOptions::default()).expect("a built-in model"), None).expect("it imports");
+        let recipe = Recipe::default().with([("batch", "32"), ("threads", "2")]).expect("a recipe");
+        let all = planned_bytes(&compile(&model, &recipe, None).expect("it compiles").program);
+        let mut share = 0.0;
+        for percent in [80, 50] {
+            let memory = all * percent / 100;
+            let within = recipe.with([("memory", format!("{memory}B").as_str())]).expect("a recipe");
+            let compiled = compile(&model, &within, None).expect("it fits");
+            assert!(planned_bytes(&compiled.program) <= memory, "{percent} %");
+            assert!(compiled.recomputation.share > share, "{percent} %: less memory takes more arithmetic");
+            share = compiled.recomputation.share;
+        }
+        assert!(share < 1.0, "nothing is computed more than once again");
+    }
+
+    #[test]
     fn where_nothing_fits_the_closest_is_named() {
         let error = checked(&[("memory", "1KiB")]).expect_err("it does not fit");
         assert!(error.to_string().contains("the closest being"), "{error}");

@@ -174,5 +174,5 @@ fn activations_computed_again_have_the_same_bits() {
         assert_eq!(frugal.gradients, keeping.gradients, "{}", case.name);
         assert_eq!(frugal.parameters, keeping.parameters, "{}", case.name);
     }
-    assert!(again > 5, "only {again} networks compute anything again");
+    assert!(again >= 5, "only {again} networks compute anything again");
 }

@@ -18,7 +18,7 @@ use mestc::op::{Op, Reference};
 use mestc::pass::annotate_sparsity::SparsityRequest;
 use mestc::pass::attach_loss::Loss;
 use mestc::pipeline::{self, Settings};
-use mestc::program::lower::PeakDensity;
+use mestc::program::lower::{PeakDensity, STAGE_BYTES};
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -96,6 +96,8 @@ fn settings(batch: usize) -> Settings {
         peak: PeakDensity::Budget,
         frozen: vec![],
         threads: 1,
+        stage_bytes: STAGE_BYTES,
+        kept_bytes: None,
         metadata: vec![],
     }
 }

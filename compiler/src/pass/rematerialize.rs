@@ -235,7 +235,8 @@ impl<'a> Forward<'a> {
             Op::ConvolutionBackward(_) | Op::ConvolutionWeightGradient(_) | Op::ReluGradient(_) => true,
             _ => false,
         };
-        !is_chain && !(normalized() && readers.iter().all(stages))
+        let is_staged = normalized() && readers.iter().all(stages);
+        !is_chain && !is_staged
     }
 
     /// Nodes among `nodes` that compute again what is read of `wanted`, in order.

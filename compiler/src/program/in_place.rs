@@ -186,7 +186,7 @@ mod tests {
             writes: vec![false; slots.len()],
             label: String::new(),
         };
-        let launches = launches.iter().enumerate().map(launch).collect();
+        let launches: Vec<_> = launches.iter().enumerate().map(launch).collect();
         let mut schedules = [Schedule { phase: Phase::Train, forward: launches.len(), launches }];
         merge(&slots, kernels, &mut schedules);
         schedules[0].launches.iter().map(|launch| launch.arguments.iter().map(|(slot, _)| slot.0).collect()).collect()

@@ -25,7 +25,7 @@ pub(crate) fn program(
         })
         .collect();
     let scratch = kernels.iter().map(|kernel| kernel.scratch * 4).max().unwrap_or(0);
-    let launches = launches
+    let launches: Vec<_> = launches
         .iter()
         .map(|&(kernel, arguments)| Launch {
             kernel,

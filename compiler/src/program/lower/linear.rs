@@ -1,7 +1,7 @@
 //! Linear layers: one position an example, so groups take the place of pixels and an item is a range of outputs (or inputs, backward).
 
 use super::kernel::{KernelBuilder, at, call, null, parts, repeat, start};
-use super::parameters::TILE_PIXELS;
+use super::parameters::{MatrixDraft, TILE_PIXELS};
 use super::{Class, LowerError, PARTS, PhaseLowering};
 use crate::ir::NodeId;
 use crate::program::Affine;
@@ -10,6 +10,13 @@ use mest_runtime::tile::{BackwardSweep, ClearUnits, Spmm, Tile, WeightGradient};
 
 const ORDER_BACKWARD: StreamOrder =
     StreamOrder::Backward { stride: [1, 1], dilation: [1, 1], padding: [0, 0], first: [0, 0], row: 0, channel: 1 };
+
+/// Columns that a unit of a backward tile has, at most.
+const LARGEST_COLUMNS: usize = 4;
+
+fn order_forward(channel_blocks: usize) -> StreamOrder {
+    StreamOrder::Forward { channel: 1, kernel_row: 0, kernel_column: 0, channel_blocks }
+}
 
 impl PhaseLowering<'_, '_> {
     /// `[positions, features]` of an operand: the axes between the batch and the last one are positions.
@@ -24,13 +31,17 @@ impl PhaseLowering<'_, '_> {
         }
     }
 
+    /// Lists of the forward stream for each block row.
+    fn channel_blocks(&self, matrix: &MatrixDraft) -> usize {
+        matrix.channel_blocks(TILE_PIXELS.min(self.groups()) * self.lanes() * 4)
+    }
+
     pub(super) fn linear(&mut self, id: NodeId) -> Result<(), LowerError> {
         let (parameter, matrix) = self.weight(id, 1)?;
         let (x, y) = (self.graph.inputs(id)[0], self.value(id, 0));
         let ([positions, inputs], [_, outputs]) = (self.positions(id, x)?, self.positions(id, y)?);
-        let channel_blocks = matrix.channel_blocks(TILE_PIXELS.min(self.groups()) * self.lanes() * 4);
-        let order = StreamOrder::Forward { channel: 1, kernel_row: 0, kernel_column: 0, channel_blocks };
-        let stream = self.shared.stream(parameter, order, false);
+        let channel_blocks = self.channel_blocks(&matrix);
+        let stream = self.shared.stream(parameter, order_forward(channel_blocks), false);
         let (x_place, y_place, bias) = (self.place(x)?, self.define(y), self.bias_place(id, 2)?);
         let stream = self.shared.streams[stream].clone();
         let (lanes, groups) = (self.lanes(), self.groups());
@@ -65,6 +76,66 @@ impl PhaseLowering<'_, '_> {
             bias.map_or_else(null, |bias| at(bias, Affine::default().plus(1, outputs_in_range))),
         ];
         kernel.tile(Tile::Spmm(shape), operands);
+        self.shared.launch(kernel, self.label(id));
+        Ok(())
+    }
+
+    /// The weight's gradient alone. Where a unit is one row or one column, the forward stream will do for it, with the roles of the input
+    /// and the output's gradient exchanged: sums come in mask order, and neither a second stream nor partial sums take memory.
+    pub(super) fn linear_weight_gradient(&mut self, id: NodeId) -> Result<(), LowerError> {
+        let (parameter, matrix) = self.weight(id, 1)?;
+        let (rows, columns) = (matrix.block.rows, matrix.block.columns);
+        if rows > LARGEST_COLUMNS || (rows > 1 && columns > 1) {
+            return self.linear_backward(id, false);
+        }
+        let operands = self.graph.inputs(id);
+        let (x, dy) = (operands[0], operands[2]);
+        let ([positions, inputs], [_, outputs]) = (self.positions(id, x)?, self.positions(id, dy)?);
+        let channel_blocks = self.channel_blocks(&matrix);
+        let stream = self.shared.stream(parameter, order_forward(channel_blocks), false);
+        let stream = self.shared.streams[stream].clone();
+        let (unit, capacity) = self.shared.parameters[parameter].extent();
+        let (x_place, dy_place) = (self.place(x)?, self.place(dy)?);
+        let gradient = self.define_matrix(self.value(id, 0), unit * capacity);
+        let (lanes, groups) = (self.lanes(), self.groups());
+        let block_rows = outputs / rows;
+        let ranges = parts(block_rows, PARTS);
+        let range = block_rows / ranges;
+        let mut kernel = KernelBuilder::new(format!("{}_{outputs}x{inputs}", self.operator_name(id)), &[ranges]);
+        let x = kernel.read("x", x_place);
+        let dy = kernel.read("dy", dy_place);
+        let starts = kernel.words("starts", stream.starts);
+        let offsets = kernel.words("offsets", stream.offsets);
+        let dw = kernel.write("dw", gradient);
+        let lists = Affine::default().plus(0, range * channel_blocks);
+        let clear = ClearUnits { block_columns: range * channel_blocks, unit_elements: unit };
+        kernel.tile(Tile::ClearUnits(clear), vec![at(starts, lists.clone()), start(dw)]);
+        let shape = WeightGradient {
+            block_columns: 1,
+            rows_per_block: columns,
+            columns_per_block: rows,
+            pixels: groups,
+            x_pixel: positions * outputs,
+            x_channel: 1,
+            dy_pixel: positions * inputs,
+            dy_channel: 1,
+        };
+        // Variables: the range, a position, a block row, a block of input channels.
+        let own = Affine::default().plus(0, range * rows * lanes).plus(1, outputs * lanes).plus(2, rows * lanes);
+        let operands = vec![
+            at(dy, own),
+            null(),
+            null(),
+            at(x, Affine::default().plus(1, inputs * lanes)),
+            at(starts, lists.plus(2, channel_blocks).plus(3, 1)),
+            start(offsets),
+            start(dw),
+        ];
+        let row = repeat(channel_blocks, vec![call(Tile::WeightGradient(shape), operands)]);
+        let position = repeat(range, row.into_iter().collect());
+        if let Some(all) = repeat(positions, position.into_iter().collect()) {
+            kernel.push(all);
+        }
         self.shared.launch(kernel, self.label(id));
         Ok(())
     }

@@ -305,7 +305,7 @@ impl<'a> PhaseLowering<'a, '_> {
             Op::ConvolutionWeightGradient(op) => self.convolution_backward(id, &op.forward, false),
             Op::Linear(_) => self.linear(id),
             Op::LinearBackward(_) => self.linear_backward(id, true),
-            Op::LinearWeightGradient(_) => self.linear_backward(id, false),
+            Op::LinearWeightGradient(_) => self.linear_weight_gradient(id),
             Op::Embedding(_) => self.embedding(id),
             Op::EmbeddingGradient(_) => self.embedding_gradient(id),
             Op::Resample(op) => self.resample(id, op),

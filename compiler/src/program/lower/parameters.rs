@@ -358,7 +358,7 @@ impl PhaseLowering<'_, '_> {
     }
 
     /// A slot for a matrix gradient that is not a parameter's final one.
-    fn define_matrix(&mut self, value: Value, elements: usize) -> Place {
+    pub(super) fn define_matrix(&mut self, value: Value, elements: usize) -> Place {
         if let Some(place) = self.places.get(&value) {
             return *place;
         }
