@@ -3,6 +3,7 @@
 //! [`pipeline`] is the path from an imported model to a [`program`]; [`ir`] and [`op`] say what a model means, [`pass`] turns it into a
 //! training graph, [`engine`] runs it.
 
+pub mod accounting;
 #[cfg(feature = "jit")]
 pub mod bench;
 pub mod budget;

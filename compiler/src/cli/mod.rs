@@ -18,6 +18,7 @@ mod ops;
 mod output;
 mod plan;
 mod report;
+mod sweep;
 mod train;
 mod verify;
 mod zoo;
@@ -52,6 +53,7 @@ enum Command {
     Eval(eval::Args),
     Export(export::Args),
     Report(report::Args),
+    Sweep(sweep::Args),
     Zoo(zoo::Args),
     Ops(ops::Args),
     Completions(completions::Args),
@@ -69,6 +71,7 @@ impl Command {
             Command::Eval(args) => eval::run(args, output),
             Command::Export(args) => export::run(args, output),
             Command::Report(args) => report::run(args, output),
+            Command::Sweep(args) => sweep::run(args, output),
             Command::Zoo(args) => zoo::run(args, output),
             Command::Ops(args) => ops::run(args, output),
             Command::Completions(args) => completions::run(args, output),

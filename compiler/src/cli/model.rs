@@ -53,6 +53,16 @@ fn input_dims(graph: &Graph) -> Option<[usize; 3]> {
     graph.node(input).outputs[0].shape.fixed().try_into().ok()
 }
 
+/// What is trained where nothing is named.
+pub(crate) const BUILT_IN: &str = "resnet8";
+
+/// The built-in architecture that `model` names, if it names no file: `BUILT_IN` where there is nothing.
+pub(crate) fn architecture(model: Option<&Path>) -> Option<&str> {
+    let Some(model) = model else { return Some(BUILT_IN) };
+    let named = zoo::NAMES.iter().any(|(name, _)| Path::new(name) == model);
+    model.to_str().filter(|_| named && !model.exists())
+}
+
 /// A built-in architecture.
 ///
 /// # Errors

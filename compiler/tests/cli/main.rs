@@ -7,6 +7,7 @@ mod models;
 mod own_data;
 mod reports;
 mod seeing;
+mod sweep;
 mod training;
 
 use std::path::Path;

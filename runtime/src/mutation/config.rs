@@ -111,6 +111,17 @@ impl MutationConfig {
         self.policy.density(target, self.schedule(1, 1).peak(target))
     }
 
+    /// Density of a layer of budgeted density `target` at the beginning of each stage, in a run of `epochs` epochs and `iterations`
+    /// iterations; one entry where masks never change size.
+    pub fn density_by_stage(&self, target: f64, epochs: usize, iterations: usize) -> Vec<f64> {
+        let grown = self.schedule(epochs, iterations).grown_by_stage(target, epochs, iterations);
+        let mut densities: Vec<f64> = grown.into_iter().map(|grown| self.policy.density(target, grown)).collect();
+        if densities.iter().all(|&density| density == target) {
+            densities.truncate(1);
+        }
+        densities
+    }
+
     /// Density at `progress` of a layer of budgeted density `target`, an event that is due counted as done.
     pub fn density_at(&self, target: f64, progress: &Progress) -> f64 {
         let schedule = self.schedule(progress.epochs, progress.iterations);

@@ -179,6 +179,22 @@ impl MutationSchedule {
         excess.min(1.0 - budget)
     }
 
+    /// Density that a layer of budgeted density `budget` grows to at the beginning of each stage, in a run of `epochs` epochs and
+    /// `iterations` iterations.
+    pub fn grown_by_stage(&self, budget: f64, epochs: usize, iterations: usize) -> Vec<f64> {
+        let share = |moment: Span| match moment {
+            Span::Epochs(epoch) => epoch as f64 / epochs.max(1) as f64,
+            Span::Iterations(iteration) => iteration as f64 / iterations.max(1) as f64,
+            Span::Share(share) => share,
+        };
+        let at = |share: f64| {
+            let of = |count: usize| (share * count as f64 - 1e-9).ceil() as usize;
+            Progress { epoch: of(epochs), epochs, iteration: of(iterations), iterations }
+        };
+        let begins = std::iter::once(0.0).chain(self.stages.iter().map(|&moment| share(moment)));
+        begins.map(|share| self.intensity(budget, &at(share)).grown).collect()
+    }
+
     /// Largest density that any stage grows to, for a layer of budgeted density `budget`.
     pub fn peak(&self, budget: f64) -> f64 {
         (0..=self.stages.len()).map(|stage| budget + self.excess(budget, stage)).fold(budget, f64::max)
@@ -204,6 +220,23 @@ mod tests {
             assert_eq!(decay.left(1.5), 0.0);
         }
         assert!(Decay::Sigmoid.left(0.25) > Decay::Cosine.left(0.25));
+    }
+
+    #[test]
+    fn densities_by_stage_fall_to_the_budget() {
+        for (stages, every) in [([Span::Share(9.0 / 16.0), Span::Share(0.75)], 5), ([Span::Epochs(90), Span::Iterations(1200)], 1)] {
+            let grow_to = Some(vec![0.15, 0.125, 0.1]);
+            let schedule = |decay| MutationSchedule {
+                period: Period::Epochs(every),
+                stages: stages.to_vec(),
+                drop: vec![0.0; 3],
+                grow_to: grow_to.clone(),
+                decay,
+            };
+            assert_eq!(schedule(Decay::Step).grown_by_stage(0.1, 160, 1600), [0.15, 0.125, 0.1]);
+            let smooth = schedule(Decay::Cosine).grown_by_stage(0.1, 160, 1600);
+            assert!(smooth[0] == 0.15 && smooth[1] < 0.125 && smooth[2] == 0.1, "{smooth:?}");
+        }
     }
 
     #[test]

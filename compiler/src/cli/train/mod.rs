@@ -9,6 +9,7 @@ use super::engine;
 use super::failure::Failure;
 use super::flags::RecipeFlags;
 use super::output::Output;
+use super::model::BUILT_IN;
 use super::{model, plan, report as page};
 use crate::onnx::Imported;
 use crate::zoo::ZooOptions;
@@ -22,8 +23,6 @@ use record::{Both, Record};
 use run_dir::{Existing, RunFile};
 use std::path::{Path, PathBuf};
 
-/// What is trained where nothing is named.
-const BUILT_IN: &str = "resnet8";
 /// The data where neither model nor data are named.
 const BUILT_IN_DATA: &str = "digits";
 /// Epochs of the job that names neither.
@@ -38,7 +37,7 @@ const SAME_DENSITY: f64 = 1e-9;
     after_help = "Examples:\n  mestc train\n  mestc train model.onnx --data cifar10:cifar-10-binary.tar.gz --sparsity 0.9 -o runs/first"
 )]
 pub(crate) struct Args {
-    /// An ONNX file [default: a ResNet-8 in the data's shape].
+    /// An ONNX file, or a built-in architecture (`mestc zoo`) in the data's shape [default: resnet8].
     model: Option<PathBuf>,
     /// The run's folder [default: runs/MODEL-NUMBER].
     #[arg(short, long, value_name = "RUN_DIR")]
@@ -128,30 +127,47 @@ impl Job {
 
 /// Model and data of a run, each in the other's shape where it has none of its own; the share that is validated on is held out.
 pub(crate) fn load(run: &RunFile) -> Result<(Imported, Dataset), Failure> {
+    let given = given_model(run)?;
+    let data = load_data(run, given.as_ref())?;
+    Ok((model_for(run, given, &data)?, data))
+}
+
+/// The model of a run that names a file.
+pub(super) fn given_model(run: &RunFile) -> Result<Option<Imported>, Failure> {
+    let file = run.model.as_deref().filter(|path| model::architecture(Some(path)).is_none());
+    file.map(|path| model::import_for(path, &run.recipe)).transpose()
+}
+
+/// The data of a run; the share that is validated on is held out.
+pub(super) fn load_data(run: &RunFile, given: Option<&Imported>) -> Result<Dataset, Failure> {
     let recipe = &run.recipe;
-    let given = run.model.as_deref().map(|path| model::import_for(path, recipe)).transpose()?;
-    let mut data = model::data(recipe.data.as_deref().unwrap_or(BUILT_IN_DATA), given.as_ref())?;
-    let imported = match given {
-        Some(imported) => imported,
-        None => {
-            let (input, classes) = (Some(data.dims), Some(data.classes));
-            model::built_in(BUILT_IN, &ZooOptions { input, classes, seed: recipe.seed, ..Default::default() })?
-        }
-    };
+    let mut data = model::data(recipe.data.as_deref().unwrap_or(BUILT_IN_DATA), given)?;
     if let Some(share) = recipe.validation {
         data.hold_out(share, recipe.seed);
     }
-    Ok((imported, data))
+    Ok(data)
+}
+
+/// The given model, or the built-in one that the run names in the shape of its data.
+pub(super) fn model_for(run: &RunFile, given: Option<Imported>, data: &Dataset) -> Result<Imported, Failure> {
+    given.map_or_else(
+        || {
+            let options = ZooOptions { input: Some(data.dims), classes: Some(data.classes), seed: run.recipe.seed, ..Default::default() };
+            model::built_in(model::architecture(run.model.as_deref()).unwrap_or(BUILT_IN), &options)
+        },
+        Ok,
+    )
+}
+
+/// What recipes lie over: the defaults, and the built-in job where neither model nor data are named.
+pub(super) fn base(names_model: bool, names_data: bool) -> Recipe {
+    let built_in = Recipe { data: Some(BUILT_IN_DATA.to_owned()), epochs: BUILT_IN_EPOCHS, ..Recipe::default() };
+    if names_model || names_data { Recipe::default() } else { built_in }
 }
 
 /// A run from its beginning.
 fn fresh(args: &Args, model: Option<PathBuf>) -> Result<RunFile, Failure> {
-    let mut base = Recipe::default();
-    if model.is_none() && !args.recipe.given()?.contains_key("data") {
-        base.data = Some(BUILT_IN_DATA.to_owned());
-        base.epochs = BUILT_IN_EPOCHS;
-    }
-    let recipe = args.recipe.recipe(&base)?;
+    let recipe = args.recipe.recipe(&base(model.is_some(), args.recipe.given()?.contains_key("data")))?;
     if recipe.data.is_none() {
         return Err(Failure::refused("a MODEL needs data to train on: name it with --data SPEC, such as --data cifar10:FILE_OR_DIR"));
     }
@@ -159,7 +175,7 @@ fn fresh(args: &Args, model: Option<PathBuf>) -> Result<RunFile, Failure> {
 }
 
 /// The recipe with the defaults that follow from data and policy written out, so that `run.toml` says them.
-fn settled(recipe: &Recipe, data: &Dataset) -> Recipe {
+pub(super) fn settled(recipe: &Recipe, data: &Dataset) -> Recipe {
     let mut settled = recipe.clone();
     settled.lr = Some(recipe.learning_rate());
     settled.normalize = Some(recipe.normalization(data).clone());
