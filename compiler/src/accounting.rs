@@ -6,9 +6,9 @@
 
 use crate::budget::planned_bytes;
 use crate::pipeline::Compiled;
-use mest_runtime::manifest::{Manifest, Parameter, Role, Storage};
-use mest_runtime::mutation::{GradientUse, MutationConfig};
-use mest_runtime::sparse::Units;
+use mest_runtime::manifest::{Manifest, Parameter, Role, Storage, Structure};
+use mest_runtime::mutation::MutationConfig;
+use mest_runtime::sparse::{Growth, Units};
 use serde::Serialize;
 
 /// Bytes of a value.
@@ -47,13 +47,14 @@ pub fn of(compiled: &Compiled, mutation: &MutationConfig, epochs: usize, iterati
         let (mut live, mut indices, mut idle) = (0, 0, 0);
         for (index, parameter) in manifest.parameters.iter().enumerate().filter(|(_, parameter)| parameter.role == Role::Trainable) {
             let elements: usize = parameter.dims.iter().product();
-            let Storage::Matrix { matrix, block, capacity, density: Some(density), .. } = parameter.storage else {
+            let Storage::Matrix { matrix, block, structure, capacity, density: Some(density), .. } = parameter.storage else {
                 live += elements;
                 continue;
             };
-            let units = Units::new(matrix, block);
+            let units = Units::new(matrix, block).structured(structure);
             let densities = mutation.density_by_stage(density, epochs, iterations);
-            let count = units.budget(densities[stage.min(densities.len() - 1)]);
+            let grown = densities[stage.min(densities.len() - 1)];
+            let count = if grown > density { units.grown(grown) } else { units.budget(density) };
             live += count * units.elements();
             indices += index_bytes(&units, count);
             idle += capacity.saturating_sub(count) * unit_bytes(manifest, index);
@@ -64,11 +65,11 @@ pub fn of(compiled: &Compiled, mutation: &MutationConfig, epochs: usize, iterati
     let trainable = manifest.parameters.iter().filter(|parameter| parameter.role == Role::Trainable);
     let dense: usize = trainable.map(|parameter| parameter.dims.iter().product::<usize>()).sum();
     let largest = stages.iter().map(|stage| stage.published).max().unwrap_or(0);
-    let published_peak = match mutation.policy.gradients() {
-        GradientUse::Unread => largest,
+    let published_peak = match (mutation.policy.saliency(), mutation.growth) {
+        (Some(_), _) => 2 * VALUE * dense,
         // The gradient of every weight in place of that of the live ones.
-        GradientUse::Growth => largest + VALUE * (dense - stages[0].live),
-        GradientUse::Saliency => 2 * VALUE * dense,
+        (None, Growth::Gradient) if mutation.policy.mutates() => largest + VALUE * (dense - stages[0].live),
+        _ => largest,
     };
     Accounting { stages, published_peak, planned }
 }
@@ -80,11 +81,20 @@ fn stage_count(parameter: &Parameter, mutation: &MutationConfig, epochs: usize, 
     }
 }
 
-/// Compressed rows of units: an index a live unit, a start a block of rows and one more.
+/// Compressed rows of units: an index a live unit, a start a block of rows and one more. Where every row has as many, no starts; of N in M, the
+/// bits of a place among M; of kernels with patterns, those of an input channel and of a pattern; of channels, an index each.
 fn index_bytes(units: &Units, live: usize) -> usize {
     let columns = units.input_blocks() * units.kernel_positions();
     let index = if columns <= 1 << 16 { 2 } else { 4 };
-    live * index + (units.output_blocks() + 1) * START
+    let bits = |values: usize| values.next_power_of_two().ilog2() as usize;
+    let clusters = live / units.cluster_units();
+    match units.structure {
+        Structure::Free => live * index + (units.output_blocks() + 1) * START,
+        Structure::Spans { length } => (live * bits(length)).div_ceil(8),
+        Structure::FanIn => live * index,
+        Structure::Patterns(library) => (clusters * (bits(units.input_blocks()) + bits(library.iter().count()))).div_ceil(8),
+        Structure::Inputs | Structure::Outputs => clusters * index,
+    }
 }
 
 /// Bytes that our plan keeps for each unit of parameter `index` from step to step: its values, moments, number, and places in streams.
@@ -128,6 +138,9 @@ mod tests {
         assert_eq!(megabytes(paper(&[("policy", "set"), ("sparsity", "0.98")]).published_peak), 0.52);
         let block = paper(&[("policy", "mest-em"), ("scheme", "block:4x1")]);
         assert_eq!(megabytes(block.published_peak), 1.71);
+        // Rounded to whole kernels in each filter: 7, 14 and 29 of 32, 64 and 128.
+        let pattern = paper(&[("policy", "mest-em"), ("scheme", "pattern")]);
+        assert!((1.66..1.70).contains(&megabytes(pattern.published_peak)), "{pattern:?}");
         assert_eq!(megabytes(paper(&[("policy", "snip")]).published_peak), 14.88);
         assert_eq!(megabytes(paper(&[("policy", "rigl")]).published_peak), 8.63);
     }

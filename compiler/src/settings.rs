@@ -7,6 +7,7 @@ use crate::pipeline::Settings;
 use crate::program::lower::{PeakDensity, STAGE_BYTES};
 use crate::trace::{LossKind, Trace};
 use mest_runtime::data::Dataset;
+use mest_runtime::manifest::Patterns;
 use mest_runtime::recipe::{self, Distribution, Recipe};
 use mest_runtime::sparse::Scheme;
 use std::collections::BTreeMap;
@@ -42,6 +43,8 @@ pub fn of_recipe(recipe: &Recipe, data: Option<&Dataset>) -> Settings {
             density: recipe.density(),
             distribution: recipe.distribution,
             scheme: recipe.scheme,
+            // A library that isn't one has been refused with the recipe.
+            patterns: recipe.patterns().unwrap_or_default(),
             layers: if dense { BTreeMap::new() } else { layers.collect() },
             masks: BTreeMap::new(),
         },
@@ -70,6 +73,7 @@ pub fn of_trace(trace: &Trace, threads: usize) -> Settings {
             density: 1.0,
             distribution: Distribution::Uniform,
             scheme: Scheme::Unstructured,
+            patterns: Patterns::default(),
             layers: BTreeMap::new(),
             masks,
         },

@@ -90,6 +90,7 @@ fn settings(batch: usize) -> Settings {
             density: 1.0,
             distribution: Distribution::Uniform,
             scheme: Scheme::Unstructured,
+            patterns: Default::default(),
             layers: BTreeMap::new(),
             masks: BTreeMap::new(),
         },

@@ -5,16 +5,27 @@ use mest_runtime::data::Dataset;
 use mest_runtime::data::loader::{Batch, Loader};
 use mest_runtime::lanes::Isa;
 use mest_runtime::manifest::Storage;
-use mest_runtime::mutation::{DenseGradients, LayerReport, Mutator, POLICIES};
+use mest_runtime::mutation::{DenseGradients, LayerReport, Mutator, POLICIES, Progress};
 use mest_runtime::network::{self, Network, Phase, Target, UpdateRule};
+use mest_runtime::random::{Purpose, Stream};
 use mest_runtime::recipe::Recipe;
+use mest_runtime::sparse::Units;
 use mest_runtime::sparse::state::{self, InitialMasks};
 use mest_runtime::train::{self, Observer};
+use mestc::engine::interp::Training;
 use mestc::engine::jit::Jit;
+use mestc::engine::replay::NetworkReplay;
+use mestc::ir::Tensor;
+use mestc::onnx::Imported;
+use mestc::pass::attach_loss::Loss;
+use mestc::trace::{self, Optimizer, Replay, Rule, relative_error};
 use mestc::{onnx, pipeline, settings, zoo};
 use std::fmt::Write;
 
 const BATCH: usize = 16;
+
+/// Before the first step.
+const START: Progress = Progress { epoch: 0, epochs: 8, iteration: 0, iterations: 32 };
 
 fn recipe(policy: &str, flags: &[(&str, &str)]) -> Recipe {
     let base = [("policy", policy), ("batch", "16"), ("epochs", "8"), ("lr", "0.02"), ("seed", "7")];
@@ -25,11 +36,15 @@ fn data() -> Dataset {
     Dataset::load("synthetic:1x8x8:10:64").expect("it is made up")
 }
 
-/// A small ResNet, initialised as the recipe says.
-fn compile(recipe: &Recipe) -> Jit {
+/// A small ResNet.
+fn imported() -> Imported {
     let options = zoo::ZooOptions { input: Some([1, 8, 8]), classes: Some(10), ..Default::default() };
-    let imported = onnx::import_bytes(&zoo::build("resnet8", &options).expect("a built-in"), None).expect("it is sound");
-    let compiled = pipeline::compile(&imported, &settings::of_recipe(recipe, Some(&data()))).expect("it can be trained");
+    onnx::import_bytes(&zoo::build("resnet8", &options).expect("a built-in"), None).expect("it is sound")
+}
+
+/// It, initialised as the recipe says.
+fn compile(recipe: &Recipe) -> Jit {
+    let compiled = pipeline::compile(&imported(), &settings::of_recipe(recipe, Some(&data()))).expect("it can be trained");
     let mut net = Jit::new(compiled.program, Isa::best(), 1).expect("the machine has its own instruction set");
     train::initialize(&mut net, recipe).expect("its own masks fit");
     net
@@ -113,6 +128,9 @@ fn every_policy_has_the_history_that_its_seed_has_always_had() {
     snip: begins with nnz 73728
       iteration 0: dropped 66355, grown 0, nnz 7373
       ends with nnz 7373 of 73728
+    grasp: begins with nnz 73728
+      iteration 0: dropped 66355, grown 0, nnz 7373
+      ends with nnz 7373 of 73728
     static: begins with nnz 7373
       ends with nnz 7373 of 73728
     static-random: begins with nnz 7373
@@ -120,6 +138,127 @@ fn every_policy_has_the_history_that_its_seed_has_always_had() {
     dense: begins with nnz 0
       ends with nnz 0 of 0
     ");
+}
+
+/// The schemes, each at a density that it can have.
+const SCHEMES: [(&str, &str); 8] = [
+    ("unstructured", "0.1"),
+    ("block:4x1", "0.1"),
+    ("pattern", "0.2"),
+    ("channel", "0.25"),
+    ("channel:out", "0.25"),
+    ("nm:2:8", "0.25"),
+    ("nm:1:4", "0.25"),
+    ("fanin", "0.1"),
+];
+
+/// FNV-1a over the live units of all sparse layers.
+fn fingerprint(net: &dyn Network) -> u32 {
+    let sparse = |index: &usize| matches!(net.manifest().parameters[*index].storage, Storage::Matrix { density: Some(_), .. });
+    let layers = (0..net.manifest().parameters.len()).filter(sparse);
+    let units = layers.flat_map(|index| state::mask(net.manifest(), net.arena(), index));
+    units.flat_map(u32::to_le_bytes).fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+#[test]
+fn masks_stay_in_their_scheme_from_the_first_step_to_the_last() {
+    let data = data();
+    for (scheme, density) in SCHEMES {
+        for policy in POLICIES {
+            let recipe = recipe(policy.name(), &[("scheme", scheme), ("density", density), ("importance-lambda", "0")]);
+            let mut net = compile(&recipe);
+            train::fit(&mut net, &data, &recipe, None, false, &mut ()).expect("it trains");
+            let (manifest, arena) = (net.manifest(), net.arena());
+            for (index, parameter) in manifest.parameters.iter().enumerate() {
+                let Storage::Matrix { matrix, block, structure, density: Some(budget), .. } = parameter.storage else { continue };
+                let (units, live) = (Units::new(matrix, block).structured(structure), state::mask(manifest, arena, index));
+                assert!(live.len() == units.budget(budget) && units.allows(&live, true), "{scheme} {} {}", policy.name(), parameter.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_scheme_has_the_history_that_its_seed_has_always_had() {
+    let (data, mut text) = (data(), String::new());
+    for (scheme, density) in SCHEMES {
+        for (policy, grow) in [("mest-em", "random"), ("mest-em", "random:4"), ("mest-ems", "random")] {
+            let recipe = recipe(policy, &[("scheme", scheme), ("density", density), ("importance-lambda", "0"), ("grow", grow)]);
+            let mut net = compile(&recipe);
+            let begins = (nnz(&net), fingerprint(&net));
+            train::fit(&mut net, &data, &recipe, None, false, &mut ()).expect("it trains");
+            writeln!(text, "{scheme} {policy} {grow}: {begins:?} to {:?}", (nnz(&net), fingerprint(&net))).expect("a string takes all");
+        }
+    }
+    insta::assert_snapshot!(text, @"
+    unstructured mest-em random: (7372, 3226938605) to (7372, 3699056146)
+    unstructured mest-em random:4: (7372, 3226938605) to (7372, 3082363116)
+    unstructured mest-ems random: (7372, 3226938605) to (7372, 3226938605)
+    block:4x1 mest-em random: (7376, 1753145459) to (7376, 3379127318)
+    block:4x1 mest-em random:4: (7376, 1753145459) to (7376, 3938324102)
+    block:4x1 mest-ems random: (7376, 1753145459) to (7376, 1753145459)
+    pattern mest-em random: (14592, 3331420508) to (14592, 712033431)
+    pattern mest-em random:4: (14592, 3331420508) to (14592, 322589761)
+    pattern mest-ems random: (14592, 3331420508) to (14592, 3331420508)
+    channel mest-em random: (18432, 1547552241) to (18432, 3096610010)
+    channel mest-em random:4: (18432, 1547552241) to (18432, 668766992)
+    channel mest-ems random: (18432, 1547552241) to (18432, 1547552241)
+    channel:out mest-em random: (18432, 429057249) to (18432, 3127621609)
+    channel:out mest-em random:4: (18432, 429057249) to (18432, 1423415709)
+    channel:out mest-ems random: (18432, 429057249) to (18432, 429057249)
+    nm:2:8 mest-em random: (18432, 4098181593) to (18432, 2923318414)
+    nm:2:8 mest-em random:4: (18432, 4098181593) to (18432, 2985104887)
+    nm:2:8 mest-ems random: (18432, 4098181593) to (18432, 4098181593)
+    nm:1:4 mest-em random: (18432, 3999854323) to (18432, 404152196)
+    nm:1:4 mest-em random:4: (18432, 3999854323) to (18432, 2828664978)
+    nm:1:4 mest-ems random: (18432, 3999854323) to (18432, 3999854323)
+    fanin mest-em random: (7392, 3911591344) to (7392, 1230375919)
+    fanin mest-em random:4: (7392, 3911591344) to (7392, 3555376885)
+    fanin mest-ems random: (7392, 3911591344) to (7392, 3911591344)
+    ");
+}
+
+/// Three steps of each scheme's masks against the f64 interpreter of the graph.
+#[test]
+fn schemes_compute_what_their_masks_mean() {
+    for (scheme, density) in SCHEMES {
+        let mut net = compile(&recipe("mest-em", &[("scheme", scheme), ("density", density)]));
+        let rule = Rule::Sgd { momentum: 0.9, nesterov: false };
+        let optimizer = Optimizer { rule, learning_rate: 0.02, weight_decay: 1e-4, label_smoothing: 0.0 };
+        let (training, _) = pipeline::graphs(&imported().graph, Loss::CrossEntropy { smoothing: 0.0 }).expect("it is trainable");
+        let mut oracle = Training::new(training, optimizer).expect("the graph is complete");
+        let masks: Vec<(String, Vec<bool>)> = (0..net.manifest().parameters.len()).filter_map(|index| live_elements(&net, index)).collect();
+        let sparse: Vec<String> = masks.iter().map(|(name, _)| name.clone()).collect();
+        let mut ours = NetworkReplay::new(&mut net, optimizer);
+        for (name, live) in &masks {
+            ours.mask(name, live).and_then(|()| oracle.mask(name, live)).expect("the mask fits");
+        }
+        for step in 0..3 {
+            let mut draws = Stream::new(7, Purpose::Synthetic, step);
+            let input = Tensor { dims: vec![BATCH, 1, 8, 8], values: (0..BATCH * 64).map(|_| draws.normal() as f32).collect() };
+            let target = trace::Target::Classes((0..BATCH).map(|_| draws.below(10) as u32).collect());
+            let batch = || trace::Batch { input: &input, target: &target };
+            let (loss, wanted) = (ours.step(batch()).expect("it fits"), oracle.step(batch()).expect("it fits"));
+            assert!((loss - wanted).abs() < 2e-4 * wanted, "{scheme}, step {step}: {loss} and not {wanted}");
+        }
+        for name in &sparse {
+            let (got, wanted) = (ours.parameter(name).expect("it exists"), oracle.parameter(name).expect("it exists"));
+            let error = relative_error(&got, &wanted, 1.0);
+            assert!(error < 2e-4, "{scheme}: {name} is off by {error:.2e}");
+        }
+        assert!(sparse.len() > 3);
+    }
+}
+
+/// Whether each element of a sparse parameter is live, with its name.
+fn live_elements(net: &Jit, index: usize) -> Option<(String, Vec<bool>)> {
+    let parameter = &net.manifest().parameters[index];
+    let Storage::Matrix { matrix, block, density: Some(_), .. } = parameter.storage else { return None };
+    let units = Units::new(matrix, block);
+    let mut live = vec![false; units.weights()];
+    let mask = state::mask(net.manifest(), net.arena(), index);
+    mask.into_iter().flat_map(|unit| units.onnx_indices(unit)).for_each(|element| live[element] = true);
+    Some((parameter.name.to_string(), live))
 }
 
 /// Hands `net` the first examples, at learning rate 0.
@@ -141,7 +280,7 @@ fn probed_gradients_are_those_of_the_network_with_every_weight_live() {
         load(&mut net, &data, &recipe);
         let mut probed = DenseGradients::default();
         let before: Vec<Vec<f32>> = values(&net);
-        Mutator::new(net.manifest(), recipe.mutation(), recipe.seed).read_gradients(&mut net, &mut probed);
+        Mutator::new(net.manifest(), recipe.mutation(), recipe.seed).read_gradients(&mut net, &START, &mut probed);
         assert!(values(&net) == before, "probing leaves no trace");
 
         let mut dense = compile(&recipe.with([("policy", "snip")]).expect("a sound recipe"));

@@ -69,6 +69,35 @@ pub struct Block {
     pub columns: usize,
 }
 
+/// Which sets of units a mask may hold, beyond single ones. *Clusters* of units live and die together; *groups* of clusters hold the same number
+/// of live ones at the budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Structure {
+    /// Any units.
+    #[default]
+    Free,
+    /// N of M: as many in each `length` consecutive blocks of input channels, at one output block and kernel position.
+    Spans {
+        /// M; divides the blocks of input channels.
+        length: usize,
+    },
+    /// As many for each output block.
+    FanIn,
+    /// Kernels of 3x3 hold a pattern of a library or nothing, others are whole or nothing; as many kernels for each output.
+    Patterns(Patterns),
+    /// Whole input channels, as many in each group of the convolution.
+    Inputs,
+    /// Whole outputs (filters), as many in each group of the convolution.
+    Outputs,
+}
+
+/// Largest number of patterns in a library.
+pub const LARGEST_LIBRARY: usize = 16;
+
+/// A library of kernel patterns: bit `3 * row + column` is a live cell; all have as many. Behind the last one, zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Patterns(pub [u16; LARGEST_LIBRARY]);
+
 /// How the values of a parameter are stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Storage {
@@ -80,6 +109,8 @@ pub enum Storage {
         matrix: WeightMatrix,
         /// The unit's extents.
         block: Block,
+        /// Which sets of units a mask may hold.
+        structure: Structure,
         /// Live units at most: what the slots are sized for.
         capacity: usize,
         /// `u32[capacity]`: the live units.

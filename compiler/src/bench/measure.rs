@@ -12,7 +12,7 @@ use mest_runtime::network::{self, BatchError, Network, Phase, Target, UpdateRule
 use mest_runtime::random::{Purpose, Stream};
 use mest_runtime::recipe::Recipe;
 use mest_runtime::sparse::state::{self, InitialMasks, StateError};
-use mest_runtime::sparse::{Units, mask};
+use mest_runtime::sparse::{Growth, Units, mask};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -240,12 +240,13 @@ impl<'a> Subject<'a> {
     pub fn step_ms_at(&self, net: &mut dyn Network, density: impl Fn(f64) -> f64) -> Result<DensityTime, MeasureError> {
         let manifest = net.manifest().clone();
         for (index, parameter) in manifest.parameters.iter().enumerate() {
-            let Storage::Matrix { matrix, block, capacity, density: Some(budget), .. } = parameter.storage else { continue };
-            let units = Units::new(matrix, block);
+            let Storage::Matrix { matrix, block, structure, capacity, density: Some(budget), .. } = parameter.storage else { continue };
+            let units = Units::new(matrix, block).structured(structure);
             let live = state::mask(&manifest, net.arena(), index);
-            let more = units.budget(density(budget)).min(capacity).saturating_sub(live.len());
+            let grow_to = units.grown(density(budget)).min(capacity).max(live.len());
             let mut draws = Stream::of_item(self.recipe.seed, Purpose::Growth, 0, index as u32);
-            let grown = mask::union(&live, &mask::grow(&live, units.count(), more, &mut draws));
+            let candidates = units.candidates(&live, grow_to, units.budget(budget), Growth::Random(1), &mut draws);
+            let grown = mask::union(&live, &units.units_of(&candidates));
             state::set_mask(&manifest, net.arena_mut(), index, &grown)?;
         }
         Ok(DensityTime { density: density(self.recipe.density()), step_ms: self.step_ms(net) })
@@ -263,7 +264,7 @@ impl<'a> Subject<'a> {
             let start = Instant::now();
             let progress = Progress { epoch, epochs, iteration: epoch, iterations: epochs };
             let mut gradients = DenseGradients::default();
-            (0..mutator.gradient_batches(&progress)).for_each(|_| mutator.read_gradients(net, &mut gradients));
+            (0..mutator.gradient_batches(&progress)).for_each(|_| mutator.read_gradients(net, &progress, &mut gradients));
             mutator.event(&manifest, net.arena_mut(), &progress, Some(&gradients));
             start.elapsed().as_secs_f64() * 1e3
         };

@@ -26,7 +26,7 @@ const fn switch(key: &'static str, help: &'static str) -> Flag {
     Flag { key, value: "BOOL", help, switch: true }
 }
 
-/// All keys but `layers`, which is a table and stands in recipe files alone.
+/// All keys but `layers` and `pattern`, which are tables and stand in recipe files alone.
 const FLAGS: &[Flag] = &[
     flag(
         "data",
@@ -35,13 +35,18 @@ const FLAGS: &[Flag] = &[
     ),
     flag("sparsity", "SHARE", "Share of zeros in the layers made sparse [default: 0.9]"),
     flag("density", "SHARE", "Share of live weights in the layers made sparse: 1 - sparsity"),
-    flag("scheme", "SCHEME", "What a mask keeps or drops as one: unstructured, block:RxC [default: unstructured]"),
+    flag(
+        "scheme",
+        "SCHEME",
+        "What a mask keeps or drops as one: unstructured, block:RxC, pattern, channel, channel:out, nm:N:M, fanin [default: unstructured]",
+    ),
     flag("distribution", "NAME", "How the density is spread over layers: uniform, erk [default: uniform]"),
-    flag("policy", "NAME", "How masks change: mest-ems, mest-em, set, rigl, snip, static, static-random, dense [default: mest-ems]"),
+    flag("policy", "NAME", "How masks change: mest-ems, mest-em, set, rigl, snip, grasp, static, static-random, dense [default: mest-ems]"),
     flag("mutate-every", "SPAN", "Between mutations: 5ep, 1000it [default: 1/32 of the run]"),
     flag("drop", "SHARES", "Share of live weights dropped by stage, for mest-em, set and rigl: 0.2,0.1,0"),
     flag("grow-to", "DENSITIES", "Density grown to by stage, for mest-ems: 0.15,0.125,0.1"),
     flag("stages", "SPANS", "When each stage after the first begins: 90,120 [default: 9/16 and 12/16 of the run]"),
+    flag("grow", "HOW", "How dead weights are chosen to grow: random, random:C, gradient [default: random; gradient for rigl]"),
     flag("importance-lambda", "X", "Weight of the gradient beside the magnitude in the importance score [default: 0.01]"),
     flag("decay", "NAME", "How drop and growth go down: step, cosine, sigmoid [default: step; cosine for set and rigl]"),
     flag("data-efficiency", "NAME", "How training does with fewer examples: off, forgetting [default: off]"),
@@ -203,7 +208,7 @@ mod tests {
     #[test]
     fn every_key_is_a_flag_and_every_flag_a_key() {
         let flags: Vec<&str> = FLAGS.iter().map(|flag| flag.key).collect();
-        let keys: Vec<&str> = Recipe::keys().filter(|key| *key != "layers").collect();
+        let keys: Vec<&str> = Recipe::keys().filter(|key| !["layers", "pattern"].contains(key)).collect();
         assert_eq!(flags, keys);
     }
 

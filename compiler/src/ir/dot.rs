@@ -103,7 +103,14 @@ gradient %w = %w
         let (layers, masks) = (BTreeMap::new(), BTreeMap::new());
         let table = annotate(
             &graph,
-            &SparsityRequest { density: 0.25, distribution: Distribution::Uniform, scheme: Scheme::Unstructured, layers, masks },
+            &SparsityRequest {
+                density: 0.25,
+                distribution: Distribution::Uniform,
+                scheme: Scheme::Unstructured,
+                patterns: Default::default(),
+                layers,
+                masks,
+            },
         )
         .unwrap();
         let expected = r#"digraph "a \"model\"" {

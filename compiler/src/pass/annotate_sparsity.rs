@@ -24,11 +24,14 @@ use super::weight_view::{NoMatrix, View};
 use crate::ir::graph::Role;
 use crate::ir::{Graph, NodeId, Value};
 use crate::op::Op;
-use mest_runtime::manifest::{Block, WeightMatrix};
+use mest_runtime::manifest::{Block, Patterns, WeightMatrix};
 use mest_runtime::recipe::Distribution;
 use mest_runtime::sparse::scheme::SchemeError;
 use mest_runtime::sparse::{Scheme, Units};
 use std::collections::{BTreeMap, HashMap};
+
+/// How far densities may be apart and still be one.
+const SAME_DENSITY: f64 = 1e-9;
 
 /// What is asked of the whole model and of single layers.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +42,8 @@ pub struct SparsityRequest {
     pub distribution: Distribution,
     /// What their masks keep or drop as one.
     pub scheme: Scheme,
+    /// Patterns of kernels, where the scheme has them.
+    pub patterns: Patterns,
     /// Requests for single layers, by the name of the parameter or of the node.
     pub layers: BTreeMap<String, LayerRequest>,
     /// Masks to start from, by parameter, one entry an element in ONNX order: such a parameter is unstructured, at its mask's density.
@@ -78,11 +83,7 @@ pub struct LayerSparsity {
 impl LayerSparsity {
     /// The scheme, as the command line spells it; `dense` for a dense layer.
     pub fn scheme_name(&self) -> String {
-        match (self.density, self.units.block) {
-            (None, _) => "dense".to_owned(),
-            (Some(_), Block { rows: 1, columns: 1 }) => Scheme::Unstructured.to_string(),
-            (Some(_), Block { rows, columns }) => Scheme::Block { rows, columns }.to_string(),
-        }
+        self.density.map_or_else(|| "dense".to_owned(), |density| self.units.scheme(density).to_string())
     }
 
     /// Weights budgeted.
@@ -144,6 +145,18 @@ pub enum SparsityError {
         of: String,
         /// What was asked for.
         density: f64,
+    },
+    /// A density that the scheme can't have.
+    #[error("weight '{layer}': scheme {scheme} cannot have density {density}; the nearest that it has is {nearest}")]
+    SchemeDensity {
+        /// The weight.
+        layer: String,
+        /// Its scheme.
+        scheme: Scheme,
+        /// What was asked for.
+        density: f64,
+        /// What would do.
+        nearest: f64,
     },
     /// The matrix does not divide into blocks.
     #[error("weight '{layer}': {error}; or make this layer dense, or give it a scheme of its own")]
@@ -226,7 +239,8 @@ pub fn annotate(graph: &Graph, request: &SparsityRequest) -> Result<SparsityTabl
         let asked = requests.get(&weight.parameter).copied();
         match decide(graph, &rules, &weight, asked, request) {
             Ok(layer) => {
-                let own = asked.is_some_and(|(_, asked)| asked.density.is_some()) || request.masks.contains_key(&weight.name);
+                let of_scheme = layer.density.is_some_and(|density| layer.units.scheme(density).density().is_some());
+                let own = of_scheme || asked.is_some_and(|(_, asked)| asked.density.is_some()) || request.masks.contains_key(&weight.name);
                 if layer.density.is_some() && !own {
                     sharing.push(table.layers.len());
                 }
@@ -493,12 +507,13 @@ fn decide(
     if let Some(mask) = request.masks.get(&weight.name) {
         let live = mask.iter().filter(|&&keep| keep).count();
         let density = live as f64 / mask.len().max(1) as f64;
-        let units = Units::new(weight.matrix, Scheme::Unstructured.block());
+        let units = Units::new(weight.matrix, Block { rows: 1, columns: 1 });
         return Ok(layer(weight, units, Some(density), live, "its mask is given".to_owned()));
     }
     let (name, asked) = asked.unwrap_or(("", const { &LayerRequest { density: None, scheme: None, dense: None } }));
     let asked_sparse = asked.dense == Some(false) || asked.density.is_some() || asked.scheme.is_some();
-    let density = asked.density.unwrap_or(request.density);
+    let scheme = asked.scheme.unwrap_or(request.scheme);
+    let density = asked.density.or(scheme.density().filter(|_| request.density < 1.0)).unwrap_or(request.density);
     let dense = if asked.dense == Some(true) {
         Some(format!("asked to be dense by '{name}'"))
     } else if density == 1.0 {
@@ -514,8 +529,12 @@ fn decide(
         let units = Units::new(weight.matrix, dense_block(&weight.matrix));
         return Ok(layer(weight, units, None, units.count(), reason));
     }
-    let scheme = asked.scheme.unwrap_or(request.scheme);
-    let units = scheme.fit(&weight.matrix).map_err(|error| SparsityError::Scheme { layer: weight.name.clone(), error })?;
+    let units =
+        scheme.fit(&weight.matrix, request.patterns).map_err(|error| SparsityError::Scheme { layer: weight.name.clone(), error })?;
+    let largest = scheme.density().unwrap_or_else(|| units.largest_density());
+    if density > largest + SAME_DENSITY || scheme.density().is_some_and(|own| density < own - SAME_DENSITY) {
+        return Err(SparsityError::SchemeDensity { layer: weight.name.clone(), scheme, density, nearest: largest });
+    }
     let reason = if asked_sparse { format!("asked to be sparse by '{name}'") } else { "sparse by default".to_owned() };
     Ok(layer(weight, units, Some(density), units.budget(density), reason))
 }
@@ -576,7 +595,7 @@ logits %y
 
     fn request(density: f64) -> SparsityRequest {
         let (distribution, scheme) = (Distribution::Uniform, Scheme::Unstructured);
-        SparsityRequest { density, distribution, scheme, layers: BTreeMap::new(), masks: BTreeMap::new() }
+        SparsityRequest { density, distribution, scheme, patterns: Patterns::default(), layers: BTreeMap::new(), masks: BTreeMap::new() }
     }
 
     fn asked(layers: &[(&str, LayerRequest)]) -> SparsityRequest {
@@ -725,6 +744,35 @@ logits %y
         let layers = [("a".to_owned(), own), ("b".to_owned(), dense)].into_iter().collect();
         let table = annotate(&graph, &SparsityRequest { layers, ..blocks }).unwrap();
         assert_eq!(summary(&table)[1], "a.w block:8x4 32: asked to be sparse by 'a'");
+    }
+
+    #[test]
+    fn schemes_round_to_what_they_can_keep() {
+        let graph = parse(RESIDUAL).unwrap();
+        let of = |scheme: &str, density: f64| {
+            let table = annotate(&graph, &SparsityRequest { scheme: scheme.parse().unwrap(), ..request(density) }).unwrap();
+            summary(&table)[1..3]
+                .iter()
+                .map(|line| line.split(':').take(if scheme.starts_with("nm") { 3 } else { 1 }).collect::<Vec<_>>().join(":"))
+                .collect::<Vec<_>>()
+        };
+        // 8 outputs of 4 inputs, 3x3; 8 outputs of 8 inputs, 1x1.
+        assert_eq!(of("pattern", 0.25), ["a.w pattern 64", "b.w pattern 16"]);
+        assert_eq!(of("fanin", 0.2), ["a.w fanin 56", "b.w fanin 16"]);
+        assert_eq!(of("channel", 0.3), ["a.w channel 72", "b.w channel 16"]);
+        assert_eq!(of("nm:1:4", 0.1), ["a.w nm:1:4 72", "b.w nm:1:4 16"]);
+        let out = annotate(&graph, &SparsityRequest { scheme: Scheme::OutputChannel, ..request(0.3) }).unwrap();
+        assert_eq!((out.layers[1].nnz(), out.layers[2].nnz()), (72, 16));
+        let dense = SparsityRequest { scheme: Scheme::Pattern, ..request(0.5) };
+        let errors = annotate(&graph, &dense).unwrap_err();
+        assert_eq!(errors.len(), 1, "the 1x1 kernels have no cells to leave out: {errors:?}");
+        assert!(
+            errors[0].to_string().contains("'a.w': scheme pattern cannot have density 0.5; the nearest that it has is 0.444"),
+            "{errors:?}"
+        );
+        let spans = SparsityRequest { scheme: "nm:2:16".parse().unwrap(), ..request(0.125) };
+        let errors = annotate(&graph, &spans).unwrap_err();
+        assert!(errors[0].to_string().contains("weight 'a.w'") && errors[0].to_string().contains("nm:1:4"), "{}", errors[0]);
     }
 
     #[test]

@@ -26,8 +26,10 @@ pub(super) fn share(graph: &Graph, table: &mut SparsityTable, sharing: &[usize],
             layer.live = layer.units.count();
             layer.reason = "its share of an Erdos-Renyi-Kernel distribution is all".to_owned();
         } else {
-            layer.density = Some(live as f64 / layer.units.count() as f64);
-            layer.live = live;
+            // Where groups hold as many each, the share is that to the nearest.
+            let density = (live as f64 / layer.units.count() as f64).min(layer.units.largest_density());
+            layer.density = Some(density);
+            layer.live = layer.units.budget(density);
         }
     }
 }

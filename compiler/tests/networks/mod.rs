@@ -54,6 +54,7 @@ impl Case {
             density: 1.0,
             distribution: Distribution::Uniform,
             scheme: Scheme::Unstructured,
+            patterns: Default::default(),
             layers: BTreeMap::new(),
             masks: self.masks.clone(),
         }

@@ -2,6 +2,7 @@
 
 use super::schedule::{Period, falling};
 use super::{Decay, MutationSchedule, Policy, Progress, Span};
+use crate::sparse::Growth;
 
 /// How masks mutate. `None` leaves a default that follows the length of the run.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct MutationConfig {
     pub grow_to: Option<Vec<f64>>,
     /// How both go down.
     pub decay: Decay,
+    /// How dead units are chosen to grow.
+    pub growth: Growth,
     /// Weight of the gradient term (the first moment) in the importance of a weight.
     pub lambda: f64,
 }
@@ -44,6 +47,8 @@ const DEFAULT_EVENTS: usize = 32;
 const FEW_EPOCHS: usize = 8;
 /// When the second and third stage begin, unless given.
 const DEFAULT_STAGES: [Span; 2] = [Span::Share(9.0 / 16.0), Span::Share(12.0 / 16.0)];
+/// Density of dead weights that one probing pass makes room for, at least: about ten passes an event.
+const PROBED_DENSITY: f64 = 0.1;
 /// Densities closer than this are one.
 const SAME_DENSITY: f64 = 1e-9;
 
@@ -57,6 +62,7 @@ impl MutationConfig {
             drop: None,
             grow_to: None,
             decay: policy.default_decay(),
+            growth: policy.default_growth(),
             lambda: DEFAULT_LAMBDA,
         }
     }
@@ -102,7 +108,20 @@ impl MutationConfig {
 
     /// Density that a layer of budgeted density `target` needs room for: the largest that it ever has, or that probing it takes.
     pub fn capacity_density(&self, target: f64) -> f64 {
-        self.peak_density(target).max(self.policy.capacity(target))
+        let peak = self.peak_density(target);
+        // Gradients of every dead unit take room beyond the live ones; those of candidates fit where units were dropped.
+        let probed = if self.probes_all() { peak + peak.max(PROBED_DENSITY) } else { peak };
+        probed.max(self.policy.capacity(target)).min(1.0)
+    }
+
+    /// Whether events read gradients of every dead unit.
+    fn probes_all(&self) -> bool {
+        self.policy.mutates() && self.growth == Growth::Gradient
+    }
+
+    /// Whether events read gradients of weights that are not live.
+    pub fn reads_gradients(&self) -> bool {
+        self.policy.saliency().is_some() || self.policy.mutates() && self.growth.reads_gradients()
     }
 
     /// Largest density that a layer of budgeted density `target` ever trains at.

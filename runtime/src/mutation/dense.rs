@@ -1,7 +1,6 @@
 //! No masks at all.
 
-use super::{Events, Intensity, Policy, Update};
-use crate::sparse::Units;
+use super::{Events, Policy};
 use crate::sparse::state::InitialMasks;
 
 /// Every weight, always.
@@ -19,10 +18,6 @@ impl Policy for Dense {
 
     fn events(&self) -> Events {
         Events::Never
-    }
-
-    fn update(&self, units: &Units, _budget: f64, _intensity: Intensity) -> Update {
-        Update { keep: units.count(), grow_to: units.count() }
     }
 
     fn density(&self, _budget: f64, _grown: f64) -> f64 {

@@ -1,6 +1,6 @@
 //! MEST+EM&S: elastic mutation with a soft memory bound.
 
-use super::{Events, Intensity, Policy, Update};
+use super::{Intensity, Policy, Update};
 use crate::sparse::Units;
 use crate::sparse::state::InitialMasks;
 
@@ -18,13 +18,11 @@ impl Policy for ElasticMutationSoftBound {
         InitialMasks::Magnitude
     }
 
-    fn events(&self) -> Events {
-        Events::Recurring
-    }
-
     fn update(&self, units: &Units, budget: f64, intensity: Intensity) -> Update {
         let keep = units.budget(budget);
-        Update { keep, grow_to: units.budget(intensity.grown).max(keep) }
+        // The budget itself may lie below the density, where every group holds as many.
+        let grow_to = if intensity.grown > budget { units.grown(intensity.grown).max(keep) } else { keep };
+        Update { keep, grow_to }
     }
 
     fn density(&self, budget: f64, grown: f64) -> f64 {

@@ -1,7 +1,6 @@
 //! Masks that never move: what mutation is compared with.
 
-use super::{Events, Intensity, Policy, Update};
-use crate::sparse::Units;
+use super::{Events, Policy};
 use crate::sparse::state::InitialMasks;
 
 /// The first masks, kept.
@@ -22,13 +21,5 @@ impl Policy for Fixed {
 
     fn events(&self) -> Events {
         Events::Never
-    }
-
-    fn update(&self, units: &Units, budget: f64, _intensity: Intensity) -> Update {
-        Update { keep: units.budget(budget), grow_to: units.budget(budget) }
-    }
-
-    fn density(&self, budget: f64, _grown: f64) -> f64 {
-        budget
     }
 }

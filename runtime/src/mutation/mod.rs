@@ -21,8 +21,8 @@ pub use mutator::{LayerReport, Mutator};
 pub use probe::DenseGradients;
 pub use schedule::{Decay, Intensity, MutationSchedule, Span};
 
-use crate::sparse::Units;
 use crate::sparse::state::InitialMasks;
+use crate::sparse::{Growth, Units};
 use std::fmt::Debug;
 
 /// How far a run is. Numbers count from 0 and mean what is about to run.
@@ -58,15 +58,14 @@ pub enum Events {
     Recurring,
 }
 
-/// What gradients of all weights, dead ones included, are read for.
+/// What a look at the dense network before training keeps, measured on a few batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GradientUse {
-    /// They are not.
-    Unread,
-    /// Dead units of largest gradient grow.
-    Growth,
-    /// Units of largest |w g| stay.
-    Saliency,
+pub enum Saliency {
+    /// Units of largest |w g|: SNIP, single-shot network pruning (Lee et al., ICLR 2019).
+    Connection,
+    /// Units whose removal would lower the gradient's norm most, of largest w (H g): GraSP, gradient signal preservation (Wang et al., ICLR 2020).
+    /// The products with the Hessian are differences of gradients, batch by batch.
+    GradientFlow,
 }
 
 /// How masks come about and change.
@@ -78,22 +77,36 @@ pub trait Policy: Debug + Sync {
     fn initial_masks(&self) -> InitialMasks;
 
     /// When masks change.
-    fn events(&self) -> Events;
+    fn events(&self) -> Events {
+        Events::Recurring
+    }
 
-    /// What an event does to a layer of budgeted density `budget`.
-    fn update(&self, units: &Units, budget: f64, intensity: Intensity) -> Update;
+    /// What an event does to a layer of budgeted density `budget`: by default, drops a share of the live units and grows back to the budget, never a
+    /// unit above it.
+    fn update(&self, units: &Units, budget: f64, intensity: Intensity) -> Update {
+        let budget = units.budget(budget);
+        let dropped = (intensity.drop * budget as f64).round() as usize;
+        Update { keep: budget.saturating_sub(dropped).max(1), grow_to: budget }
+    }
 
     /// Density that a layer of budgeted density `budget` has after an event whose schedule grows to `grown`.
-    fn density(&self, budget: f64, grown: f64) -> f64;
+    fn density(&self, budget: f64, _grown: f64) -> f64 {
+        budget
+    }
 
     /// Density that a layer of budgeted density `budget` needs room for, even if it never trains at it.
     fn capacity(&self, budget: f64) -> f64 {
         budget
     }
 
-    /// What gradients of all weights are read for.
-    fn gradients(&self) -> GradientUse {
-        GradientUse::Unread
+    /// What is kept before the first step, where that takes gradients of the dense network.
+    fn saliency(&self) -> Option<Saliency> {
+        None
+    }
+
+    /// How dead units are chosen to grow, unless given.
+    fn default_growth(&self) -> Growth {
+        Growth::Random(1)
     }
 
     /// Weight of the first moment in the importance of a weight, where `asked` is the recipe's.
@@ -117,20 +130,14 @@ pub trait Policy: Debug + Sync {
     }
 }
 
-/// Drops a share of the live units and grows back to the budget: never a unit above it.
-fn exchange(units: &Units, budget: f64, intensity: Intensity) -> Update {
-    let budget = units.budget(budget);
-    let dropped = (intensity.drop * budget as f64).round() as usize;
-    Update { keep: budget.saturating_sub(dropped).max(1), grow_to: budget }
-}
-
 /// Every policy; the first is the default.
-pub static POLICIES: [&dyn Policy; 8] = [
+pub static POLICIES: [&dyn Policy; 9] = [
     &elastic_soft::ElasticMutationSoftBound,
     &elastic::ElasticMutation,
     &set::SparseEvolution,
     &rigl::RiggedLottery,
-    &snip::SingleShot,
+    &snip::SingleShot { saliency: Saliency::Connection },
+    &snip::SingleShot { saliency: Saliency::GradientFlow },
     &fixed::Fixed { random: false },
     &fixed::Fixed { random: true },
     &dense::Dense,

@@ -1,11 +1,12 @@
 //! Carrying out topology updates.
 
-use super::{DenseGradients, Events, GradientUse, MutationConfig, Progress};
+use super::{DenseGradients, Events, MutationConfig, Progress, Saliency, Update};
 use crate::arena::Arena;
 use crate::manifest::{Manifest, Parameter, Role, Storage};
 use crate::network::Network;
 use crate::random::{Purpose, Stream};
-use crate::sparse::{Units, mask, state, topology};
+use crate::sparse::structure::Candidates;
+use crate::sparse::{Growth, Units, mask, state, topology};
 
 /// What an event did to one layer, in weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,24 +69,38 @@ impl Mutator {
         due && !self.layers.is_empty()
     }
 
-    /// Batches whose dense gradients an event at `progress` wants, added up by [`Mutator::read_gradients`]; mostly 0.
+    /// Batches whose gradients an event at `progress` wants, added up by [`Mutator::read_gradients`]; mostly 0.
     pub fn gradient_batches(&self, progress: &Progress) -> usize {
         let drops = || self.config.schedule(progress.epochs, progress.iterations).intensity(1.0, progress).drop > 0.0;
-        match self.config.policy.gradients() {
-            GradientUse::Unread => 0,
-            GradientUse::Growth => usize::from(drops()),
-            GradientUse::Saliency => SALIENCY_BATCHES,
+        match self.config.policy.saliency() {
+            Some(_) => SALIENCY_BATCHES,
+            None => usize::from(self.config.reads_gradients() && drops()),
         }
     }
 
-    /// Adds the gradients of all weights, dead ones included, for the batch and the step that `net` has loaded. The training state
-    /// is afterwards what it was.
-    pub fn read_gradients(&self, net: &mut dyn Network, sums: &mut DenseGradients) {
-        sums.add(net, &self.layers);
+    /// Adds what an event at `progress` reads of the batch and the step that `net` has loaded: gradients of all weights, dead ones included, or of
+    /// candidates to grow. The training state is afterwards what it was.
+    pub fn read_gradients(&self, net: &mut dyn Network, progress: &Progress, sums: &mut DenseGradients) {
+        match (self.config.policy.saliency(), self.config.growth) {
+            (Some(Saliency::GradientFlow), _) => sums.add_gradient_flow(net, &self.layers),
+            (None, Growth::Random(_)) => {
+                let draws = |index: &usize| {
+                    let (manifest, arena) = (net.manifest(), net.arena());
+                    let parameter = &manifest.parameters[*index];
+                    let layer = Layer::new(self, manifest, arena, *index, progress)?;
+                    let kept = layer.kept(self, arena, parameter, &[]);
+                    let candidates = self.candidates(&layer, &kept, *index, progress);
+                    Some(super::probe::Part { parameter: *index, base: kept, dead: layer.units.units_of(&candidates) })
+                };
+                let parts: Vec<_> = self.layers.iter().filter_map(draws).collect();
+                sums.add_parts(net, &parts);
+            }
+            _ => sums.add(net, &self.layers),
+        }
     }
 
-    /// Updates every mask: the least important units go, then dead ones grow, at random unless the policy reads `gradients`. What grew starts at 0,
-    /// in value and in optimiser state, also where a unit was dropped in the same event. Growth stops at a layer's capacity.
+    /// Updates every mask: the least important units go, then dead ones grow, at random or by `gradients` that were read for this event. What grew
+    /// starts at 0, in value and in optimiser state, also where a unit was dropped in the same event. Growth stops at a layer's capacity.
     ///
     /// Importance takes its gradient term from the first moment, which lives anyway; without one it is magnitude alone.
     pub fn event(
@@ -95,35 +110,24 @@ impl Mutator {
         progress: &Progress,
         gradients: Option<&DenseGradients>,
     ) -> Vec<LayerReport> {
-        let schedule = self.config.schedule(progress.epochs, progress.iterations);
-        let moment = schedule.period.count(progress);
-        self.last = Some(moment);
+        self.last = Some(self.moment(progress));
         let mut reports = Vec::with_capacity(self.layers.len());
         for &index in &self.layers {
             let parameter = &manifest.parameters[index];
-            let Storage::Matrix { matrix, block, capacity, density: Some(budget), .. } = parameter.storage else { continue };
-            let units = Units::new(matrix, block);
+            let Some(layer) = Layer::new(self, manifest, arena, index, progress) else { continue };
             let gradient = gradients.map_or(&[][..], |gradients| gradients.of(index));
-            let update = self.config.policy.update(&units, budget, schedule.intensity(budget, progress));
-            let live = state::mask(manifest, arena, index);
-            let kept = mask::keep_best(&live, &self.scores(arena, parameter, &units, &live, gradient), update.keep);
-            let room = update.grow_to.min(capacity).saturating_sub(kept.len());
-            let grown = if self.config.policy.gradients() == GradientUse::Growth && !gradient.is_empty() {
-                steepest(&mask::dead(&kept, units.count()), gradient, &units, room)
-            } else {
-                let mut draws = Stream::of_item(self.seed, Purpose::Growth, moment as u64, index as u32);
-                mask::grow(&kept, units.count(), room, &mut draws)
-            };
+            let kept = layer.kept(self, arena, parameter, gradient);
+            let grown = layer.units.steepest(&self.candidates(&layer, &kept, index, progress), gradient);
             // Two moves: what the first drops is gone, even if the second grows there.
             for mask in [&kept, &mask::union(&kept, &grown)] {
                 state::remap(manifest, arena, index, mask).expect("a mask made of existing units, within the capacity");
             }
             topology::rebuild_with(&mut self.scratch, manifest, arena, index);
-            let weights = |count: usize| count * units.elements();
+            let weights = |count: usize| count * layer.units.elements();
             reports.push(LayerReport {
                 name: parameter.name.to_string(),
-                before: weights(live.len()),
-                dropped: weights(live.len() - kept.len()),
+                before: weights(layer.live.len()),
+                dropped: weights(layer.live.len() - kept.len()),
                 grown: weights(grown.len()),
                 after: weights(kept.len() + grown.len()),
             });
@@ -131,25 +135,74 @@ impl Mutator {
         reports
     }
 
+    /// What the event at `progress` is counted by: its epoch or iteration.
+    fn moment(&self, progress: &Progress) -> usize {
+        self.config.schedule(progress.epochs, progress.iterations).period.count(progress)
+    }
+
+    /// What may grow in a layer; the same whenever it is asked for one event.
+    fn candidates(&self, layer: &Layer, kept: &[u32], index: usize, progress: &Progress) -> Candidates {
+        let mut draws = Stream::of_item(self.seed, Purpose::Growth, self.moment(progress) as u64, index as u32);
+        let grow_to = layer.update.grow_to.min(layer.capacity).max(kept.len());
+        layer.units.candidates(kept, grow_to, layer.budget, self.config.growth, &mut draws)
+    }
+
     /// Importance of the live units.
     fn scores(&self, arena: &Arena, parameter: &Parameter, units: &Units, live: &[u32], gradient: &[f32]) -> Vec<f64> {
         let elements = units.elements();
         let values = &arena.floats(parameter.value)[..live.len() * elements];
-        if self.config.policy.gradients() == GradientUse::Saliency && !gradient.is_empty() {
-            let of_live = live.iter().flat_map(|&unit| &gradient[unit as usize * elements..][..elements]);
-            let products: Vec<f32> = values.iter().zip(of_live).map(|(value, gradient)| value * gradient).collect();
-            return mask::importance(&products, &[], 0.0, elements);
+        let of_live = || live.iter().flat_map(|&unit| &gradient[unit as usize * elements..][..elements]);
+        match self.config.policy.saliency() {
+            Some(Saliency::Connection) if !gradient.is_empty() => {
+                let products: Vec<f32> = values.iter().zip(of_live()).map(|(value, gradient)| value * gradient).collect();
+                mask::importance(&products, &[], 0.0, elements)
+            }
+            Some(Saliency::GradientFlow) if !gradient.is_empty() => {
+                let products: Vec<f64> = values.iter().zip(of_live()).map(|(&value, &flow)| f64::from(value) * f64::from(flow)).collect();
+                flows(&products, elements)
+            }
+            _ => {
+                let moments = parameter.moments.first().map_or(&[][..], |&slot| &arena.floats(slot)[..values.len()]);
+                mask::importance(values, moments, self.config.policy.lambda(self.config.lambda), elements)
+            }
         }
-        let moments = parameter.moments.first().map_or(&[][..], |&slot| &arena.floats(slot)[..values.len()]);
-        mask::importance(values, moments, self.config.policy.lambda(self.config.lambda), elements)
     }
 }
 
-/// The `grow` of `dead` units with the largest gradient.
-fn steepest(dead: &[u32], gradient: &[f32], units: &Units, grow: usize) -> Vec<u32> {
-    let elements = units.elements();
-    let of_dead: Vec<f32> = dead.iter().flat_map(|&unit| &gradient[unit as usize * elements..][..elements]).copied().collect();
-    mask::keep_best(dead, &mask::importance(&of_dead, &[], 0.0, elements), grow)
+/// Sums over units of signed `products`, raised so that none is negative: scores are compared, and squared where units make up clusters.
+fn flows(products: &[f64], elements: usize) -> Vec<f64> {
+    let sums: Vec<f64> = products.chunks(elements).map(|unit| unit.iter().sum()).collect();
+    let least = sums.iter().copied().fold(f64::INFINITY, f64::min);
+    sums.into_iter().map(|sum| if sum.is_nan() { f64::INFINITY } else { sum - least }).collect()
+}
+
+/// One layer before an event.
+struct Layer {
+    units: Units,
+    live: Vec<u32>,
+    update: Update,
+    /// Units at the budgeted density.
+    budget: usize,
+    capacity: usize,
+}
+
+impl Layer {
+    fn new(mutator: &Mutator, manifest: &Manifest, arena: &Arena, index: usize, progress: &Progress) -> Option<Self> {
+        let Storage::Matrix { matrix, block, structure, capacity, density: Some(density), .. } = manifest.parameters[index].storage else {
+            return None;
+        };
+        let units = Units::new(matrix, block).structured(structure);
+        let config = &mutator.config;
+        let intensity = config.schedule(progress.epochs, progress.iterations).intensity(density, progress);
+        let update = config.policy.update(&units, density, intensity);
+        Some(Layer { units, live: state::mask(manifest, arena, index), update, budget: units.budget(density), capacity })
+    }
+
+    /// The units that stay.
+    fn kept(&self, mutator: &Mutator, arena: &Arena, parameter: &Parameter, gradient: &[f32]) -> Vec<u32> {
+        let scores = mutator.scores(arena, parameter, &self.units, &self.live, gradient);
+        self.units.keep_best(&self.live, &scores, self.update.keep, self.budget)
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 use super::*;
+use crate::manifest::Patterns;
 use crate::mutation::{Decay, Span, policy};
+use crate::sparse::Scheme;
 use crate::sparse::fixture::{Builder, Geometry};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -51,6 +53,38 @@ fn gradients(manifest: &Manifest, epoch: usize) -> DenseGradients {
         (index, (0..weights).map(|_| draws.uniform() as f32 - 0.5).collect())
     };
     DenseGradients { layers: vec![of(1), of(3)] }
+}
+
+/// Two layers of a scheme, initialised as the policy says.
+fn schemed(config: &MutationConfig, scheme: Scheme, density: f64, seed: u64) -> (Manifest, Arena) {
+    let layer = |inputs, outputs| {
+        let plain = Geometry::three_by_three(inputs, outputs, [1, 1]);
+        let Units { block, structure, .. } = scheme.fit(&plain.units().matrix, Patterns::default()).expect("it fits");
+        Geometry { block: [block.rows, block.columns], structure, ..plain }
+    };
+    let peak = config.capacity_density(density);
+    let builder = Builder::default().convolution(LAYERS[0], layer(8, 16), Some(density), peak, 1);
+    let (manifest, mut arena) = builder.convolution(LAYERS[1], layer(16, 8), Some(density), peak, 1).build();
+    state::initialize(&manifest, &mut arena, &config.policy.initial_masks(), seed).expect("fits");
+    (manifest, arena)
+}
+
+/// The schemes beside those that leave every set of units free, and a density that each can have.
+const STRUCTURED: [(&str, f64); 6] =
+    [("pattern", 0.2), ("channel", 0.3), ("channel:out", 0.3), ("nm:2:8", 0.25), ("nm:1:4", 0.25), ("fanin", 0.1)];
+
+fn units_of(parameter: &Parameter) -> Units {
+    let Storage::Matrix { matrix, block, structure, .. } = parameter.storage else { unreachable!("a weight") };
+    Units::new(matrix, block).structured(structure)
+}
+
+/// Stands for gradients of all weights of all sparse layers.
+fn gradients_of(manifest: &Manifest, layers: &[usize], epoch: usize) -> DenseGradients {
+    let of = |&index: &usize| {
+        let mut draws = Stream::of_item(98, Purpose::Synthetic, epoch as u64, index as u32);
+        (index, (0..units_of(&manifest.parameters[index]).weights()).map(|_| draws.uniform() as f32 - 0.5).collect())
+    };
+    DenseGradients { layers: layers.iter().map(of).collect() }
 }
 
 struct Snapshot {
@@ -129,6 +163,55 @@ proptest! {
             units.budget(density) * units.elements()
         }).iter().sum();
         prop_assert_eq!(state::density(&manifest, &arena), exact as f64 / (9.0 * (8.0 + 16.0) * 16.0));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn every_scheme_keeps_its_promises(
+        name in prop::sample::select(vec!["mest-em", "mest-ems", "set", "rigl"]), (scheme, density) in prop::sample::select(STRUCTURED.to_vec()),
+        growth in prop::sample::select(vec![Growth::Random(1), Growth::Random(3), Growth::Gradient]), seed: u64
+    ) {
+        let config = MutationConfig { growth, ..config(name) };
+        let (manifest, mut arena) = schemed(&config, scheme.parse().expect("a scheme"), density, seed);
+        let mut mutator = Mutator::new(&manifest, config.clone(), seed);
+        for epoch in 0..EPOCHS {
+            let before: Vec<Snapshot> = (0..2).map(|index| snapshot(&manifest, &arena, index)).collect();
+            let reports = mutator.event(&manifest, &mut arena, &at(epoch), Some(&gradients_of(&manifest, &[0, 1], epoch)));
+            for (index, report) in reports.iter().enumerate() {
+                let units = units_of(&manifest.parameters[index]);
+                check_event(&units, &before[index], &snapshot(&manifest, &arena, index), report)?;
+                let grown = config.density_at(density, &at(epoch));
+                let live = state::mask(&manifest, &arena, index);
+                if grown > density {
+                    prop_assert!(units.allows(&live, false) && (units.budget(density)..=units.grown(grown).max(units.budget(density))).contains(&live.len()));
+                } else {
+                    prop_assert_eq!(live.len(), units.budget(density));
+                    prop_assert!(units.allows(&live, true), "{} in epoch {}", scheme, epoch);
+                }
+            }
+            train(&manifest, &mut arena, epoch);
+        }
+    }
+}
+
+#[test]
+fn every_policy_begins_in_its_scheme() {
+    for (scheme, density) in STRUCTURED {
+        for policy in super::super::POLICIES {
+            let config = config(policy.name());
+            let (manifest, mut arena) = schemed(&config, scheme.parse().expect("a scheme"), density, 3);
+            let mut mutator = Mutator::new(&manifest, config, 3);
+            if policy.events() == Events::Once {
+                mutator.event(&manifest, &mut arena, &at(0), Some(&gradients_of(&manifest, &[0, 1], 0)));
+            }
+            for index in 0..2 {
+                let (units, live) = (units_of(&manifest.parameters[index]), state::mask(&manifest, &arena, index));
+                assert!(live.len() == units.budget(density) && units.allows(&live, true), "{} {scheme}", policy.name());
+            }
+        }
     }
 }
 
@@ -262,7 +345,11 @@ fn a_resumed_run_mutates_alike() {
 
 /// FNV-1a over the masks of both layers.
 fn fingerprint(manifest: &Manifest, arena: &Arena) -> u32 {
-    let units = [1, 3].into_iter().flat_map(|index| state::mask(manifest, arena, index));
+    fingerprint_of(manifest, arena, &[1, 3])
+}
+
+fn fingerprint_of(manifest: &Manifest, arena: &Arena, layers: &[usize]) -> u32 {
+    let units = layers.iter().flat_map(|&index| state::mask(manifest, arena, index));
     units.flat_map(u32::to_le_bytes).fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
@@ -291,6 +378,44 @@ fn golden_history() {
     let others = (history("set", &all), history("rigl", &all), history("snip", &[0]), ["static", "static-random"].map(initial));
     assert_eq!(others, (GOLDEN_EVOLUTION.to_vec(), GOLDEN_LOTTERY.to_vec(), GOLDEN_SINGLE_SHOT.to_vec(), GOLDEN_FIXED));
 }
+
+/// The masks that a seed has always had in each scheme, after all events of MEST+EM and of MEST+EM&S: dropped and grown weights, live ones,
+/// fingerprint.
+#[test]
+fn golden_histories_of_schemes() {
+    let history = |policy: &str, growth: Growth, scheme: &str, density: f64| {
+        let config = MutationConfig { growth, ..config(policy) };
+        let (manifest, mut arena) = schemed(&config, scheme.parse().expect("a scheme"), density, 42);
+        let mut mutator = Mutator::new(&manifest, config, 42);
+        let (mut dropped, mut grown) = (0, 0);
+        for epoch in 0..EPOCHS {
+            for report in mutator.event(&manifest, &mut arena, &at(epoch), Some(&gradients_of(&manifest, &[0, 1], epoch))) {
+                (dropped, grown) = (dropped + report.dropped, grown + report.grown);
+            }
+            train(&manifest, &mut arena, epoch);
+        }
+        let live = (0..2).map(|index| state::mask(&manifest, &arena, index).len() * units_of(&manifest.parameters[index]).elements()).sum();
+        (dropped, grown, live, fingerprint_of(&manifest, &arena, &[0, 1]))
+    };
+    let of = |(scheme, density): (&'static str, f64)| {
+        let random = Growth::Random(1);
+        (scheme, history("mest-em", random, scheme, density), history("mest-ems", random, scheme, density))
+    };
+    assert_eq!(STRUCTURED.map(of), GOLDEN_SCHEMES);
+    assert_eq!(history("mest-em", Growth::Random(4), "unstructured", 0.1), GOLDEN_CANDIDATES);
+}
+
+/// Dropped, grown and live weights, fingerprint.
+type Totals = (usize, usize, usize, u32);
+const GOLDEN_SCHEMES: [(&str, Totals, Totals); 6] = [
+    ("pattern", (996, 996, 480, 563028731), (984, 984, 480, 4034848391)),
+    ("channel", (648, 648, 648, 1779024533), (2376, 2376, 648, 1379445637)),
+    ("channel:out", (648, 648, 648, 3585532148), (2376, 2376, 648, 323908724)),
+    ("nm:2:8", (1218, 1218, 576, 3778616937), (1218, 1218, 576, 829038357)),
+    ("nm:1:4", (1218, 1218, 576, 3840093475), (1218, 1218, 576, 4253998525)),
+    ("fanin", (462, 462, 224, 2014140538), (1290, 1290, 224, 2213023273)),
+];
+const GOLDEN_CANDIDATES: Totals = (486, 486, 230, 2406791864);
 
 type Event = (usize, usize, usize, usize, u32);
 const GOLDEN_ELASTIC: [Event; 7] = [

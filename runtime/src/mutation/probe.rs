@@ -25,14 +25,25 @@ impl DenseGradients {
 
     /// Adds those of `parameters` for the batch and the step that `net` has loaded. Units that there is no room to probe add 0.
     pub(super) fn add(&mut self, net: &mut dyn Network, parameters: &[usize]) {
-        let probes = network::with_parts(net, |manifest, arena| {
-            parameters.iter().filter_map(|&index| Probe::new(manifest, arena, index)).collect::<Vec<_>>()
+        let whole = |&index: &usize| {
+            let (manifest, arena) = (net.manifest(), net.arena());
+            let Storage::Matrix { matrix, block, .. } = manifest.parameters[index].storage else { return None };
+            let base = state::mask(manifest, arena, index);
+            let dead = mask::dead(&base, Units::new(matrix, block).count());
+            Some(Part { parameter: index, base, dead })
+        };
+        let parts: Vec<Part> = parameters.iter().filter_map(whole).collect();
+        self.add_parts(net, &parts);
+    }
+
+    /// Adds those of some units of some parameters, in the network that has each parameter's base alone live.
+    pub(super) fn add_parts(&mut self, net: &mut dyn Network, parts: &[Part]) {
+        let (probes, kept) = network::with_parts(net, |manifest, arena| {
+            let probes: Vec<Probe<'_>> = parts.iter().filter_map(|part| Probe::new(manifest, arena, part)).collect();
+            (probes, Kept::new(manifest, arena))
         });
-        if self.layers.is_empty() {
-            self.layers = probes.iter().map(|probe| (probe.parameter, vec![0.0; probe.units.weights()])).collect();
-        }
+        self.make_room(&probes);
         let hyper = net.manifest().io.hyper;
-        let kept = network::with_parts(net, |manifest, arena| Kept::new(manifest, arena));
         net.arena_mut().floats_mut(hyper)[Hyper::LEARNING_RATE] = 0.0;
         let passes = probes.iter().map(Probe::passes).max().unwrap_or(0);
         for pass in 0..passes {
@@ -43,58 +54,135 @@ impl DenseGradients {
             }
         }
         network::with_parts(net, |manifest, arena| {
-            probes.iter().for_each(|probe| probe.set(manifest, arena, &probe.live));
+            probes.iter().for_each(|probe| probe.set(manifest, arena, &probe.before));
             kept.restore(manifest, arena);
         });
     }
+
+    /// Adds products of the Hessian and the gradient, for all live weights of `parameters`: the difference of the gradients at the weights
+    /// and a small step along the gradient of these parameters from them, over that step.
+    pub(super) fn add_gradient_flow(&mut self, net: &mut dyn Network, parameters: &[usize]) {
+        let (mut here, mut there) = (DenseGradients::default(), DenseGradients::default());
+        here.add(net, parameters);
+        let norm = |of: &mut dyn Iterator<Item = f32>| of.map(|value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
+        let weights = |index: usize| net.arena().floats(net.manifest().parameters[index].value).to_vec();
+        let values: Vec<(usize, Vec<f32>)> = parameters.iter().map(|&index| (index, weights(index))).collect();
+        let (of_values, of_gradients) = (
+            norm(&mut values.iter().flat_map(|(_, values)| values.iter().copied())),
+            norm(&mut here.layers.iter().flat_map(|(_, gradient)| gradient.iter().copied())),
+        );
+        let step = if of_gradients > 0.0 { FLOW_STEP * of_values / of_gradients } else { 1.0 };
+        network::with_parts(net, |manifest, arena| {
+            for (index, gradient) in &here.layers {
+                let Some(probe) = Along::new(manifest, arena, *index) else { continue };
+                probe.move_by(manifest, arena, gradient, step as f32);
+            }
+        });
+        there.add(net, parameters);
+        network::with_parts(net, |manifest, arena| {
+            for (index, values) in &values {
+                arena.floats_mut(manifest.parameters[*index].value).copy_from_slice(values);
+                topology::refresh_values(manifest, arena, *index);
+            }
+        });
+        if self.layers.is_empty() {
+            self.layers = here.layers.iter().map(|(index, gradient)| (*index, vec![0.0; gradient.len()])).collect();
+        }
+        for ((_, sums), ((_, there), (_, here))) in self.layers.iter_mut().zip(there.layers.iter().zip(&here.layers)) {
+            for (sum, (there, here)) in sums.iter_mut().zip(there.iter().zip(here)) {
+                *sum += ((f64::from(*there) - f64::from(*here)) / step) as f32;
+            }
+        }
+    }
+
+    fn make_room(&mut self, probes: &[Probe<'_>]) {
+        if self.layers.is_empty() {
+            self.layers = probes.iter().map(|probe| (probe.part.parameter, vec![0.0; probe.units.weights()])).collect();
+        }
+    }
 }
 
-/// A layer that is probed.
-struct Probe {
+/// Length of the step that a product with the Hessian is measured over, of that of the weights.
+const FLOW_STEP: f64 = 1e-3;
+
+/// Live weights that move along a gradient.
+struct Along {
     parameter: usize,
     units: Units,
     live: Vec<u32>,
-    dead: Vec<u32>,
+}
+
+impl Along {
+    fn new(manifest: &Manifest, arena: &Arena, parameter: usize) -> Option<Self> {
+        let Storage::Matrix { matrix, block, .. } = manifest.parameters[parameter].storage else { return None };
+        Some(Along { parameter, units: Units::new(matrix, block), live: state::mask(manifest, arena, parameter) })
+    }
+
+    fn move_by(&self, manifest: &Manifest, arena: &mut Arena, gradient: &[f32], step: f32) {
+        let elements = self.units.elements();
+        let of_live = self.live.iter().flat_map(|&unit| &gradient[unit as usize * elements..][..elements]);
+        let values = arena.floats_mut(manifest.parameters[self.parameter].value);
+        values.iter_mut().zip(of_live).for_each(|(value, gradient)| *value += step * gradient);
+        topology::refresh_values(manifest, arena, self.parameter);
+    }
+}
+
+/// Units of a parameter whose gradients are wanted, while `base` is live.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    /// The parameter.
+    pub(super) parameter: usize,
+    /// Live meanwhile.
+    pub(super) base: Vec<u32>,
+    /// Those that are wanted beside the base's own.
+    pub(super) dead: Vec<u32>,
+}
+
+/// A layer that is probed.
+struct Probe<'a> {
+    part: &'a Part,
+    units: Units,
+    /// Live units before and afterwards.
+    before: Vec<u32>,
     /// Dead units a pass.
     room: usize,
 }
 
-impl Probe {
-    fn new(manifest: &Manifest, arena: &Arena, parameter: usize) -> Option<Self> {
-        let Storage::Matrix { matrix, block, capacity, .. } = manifest.parameters[parameter].storage else { return None };
-        let (units, live) = (Units::new(matrix, block), state::mask(manifest, arena, parameter));
-        let (dead, room) = (mask::dead(&live, units.count()), capacity.saturating_sub(live.len()));
-        Some(Probe { parameter, units, live, dead, room })
+impl<'a> Probe<'a> {
+    fn new(manifest: &Manifest, arena: &Arena, part: &'a Part) -> Option<Self> {
+        let Storage::Matrix { matrix, block, capacity, .. } = manifest.parameters[part.parameter].storage else { return None };
+        let (units, before) = (Units::new(matrix, block), state::mask(manifest, arena, part.parameter));
+        Some(Probe { part, units, before, room: capacity.saturating_sub(part.base.len()) })
     }
 
     fn passes(&self) -> usize {
         // The first pass is for the live units, too.
-        if self.room == 0 { 1 } else { self.dead.len().div_ceil(self.room).max(1) }
+        if self.room == 0 { 1 } else { self.part.dead.len().div_ceil(self.room).max(1) }
     }
 
     /// The dead units that are probed in a pass.
-    fn part(&self, pass: usize) -> &[u32] {
-        let begin = (pass * self.room).min(self.dead.len());
-        &self.dead[begin..(begin + self.room).min(self.dead.len())]
+    fn probed(&self, pass: usize) -> &[u32] {
+        let (dead, begin) = (&self.part.dead, (pass * self.room).min(self.part.dead.len()));
+        &dead[begin..(begin + self.room).min(dead.len())]
     }
 
     fn place(&self, manifest: &Manifest, arena: &mut Arena, pass: usize) {
-        if pass == 0 || !self.part(pass).is_empty() {
-            self.set(manifest, arena, &mask::union(&self.live, self.part(pass)));
+        if pass == 0 || !self.probed(pass).is_empty() {
+            self.set(manifest, arena, &mask::union(&self.part.base, self.probed(pass)));
         }
     }
 
     fn set(&self, manifest: &Manifest, arena: &mut Arena, mask: &[u32]) {
-        state::set_mask(manifest, arena, self.parameter, mask).expect("a mask made of existing units, within the capacity");
+        state::set_mask(manifest, arena, self.part.parameter, mask).expect("a mask made of existing units, within the capacity");
     }
 
     /// Adds the gradients of the units that a pass computes for the first time.
     fn read(&self, manifest: &Manifest, arena: &Arena, pass: usize, sums: &mut [f32]) {
-        let part = self.part(pass);
-        let Some(slot) = manifest.parameters[self.parameter].gradient.filter(|_| pass == 0 || !part.is_empty()) else { return };
+        let probed = self.probed(pass);
+        let Some(slot) = manifest.parameters[self.part.parameter].gradient.filter(|_| pass == 0 || !probed.is_empty()) else { return };
         let (elements, gradient) = (self.units.elements(), arena.floats(slot));
-        for (position, unit) in mask::union(&self.live, part).into_iter().enumerate() {
-            if pass == 0 || part.binary_search(&unit).is_ok() {
+        for (position, unit) in mask::union(&self.part.base, probed).into_iter().enumerate() {
+            if pass == 0 || probed.binary_search(&unit).is_ok() {
                 let sums = &mut sums[unit as usize * elements..][..elements];
                 sums.iter_mut().zip(&gradient[position * elements..]).for_each(|(sum, value)| *sum += value);
             }

@@ -1,7 +1,6 @@
 //! SET: sparse evolutionary training (Mocanu et al., Nature Communications 2018).
 
-use super::{Decay, Events, GradientUse, Intensity, Policy, Update, exchange};
-use crate::sparse::Units;
+use super::{Decay, Policy};
 use crate::sparse::state::InitialMasks;
 
 /// Starts from random masks, drops the weights of smallest magnitude and grows as many at random.
@@ -15,22 +14,6 @@ impl Policy for SparseEvolution {
 
     fn initial_masks(&self) -> InitialMasks {
         InitialMasks::Random
-    }
-
-    fn events(&self) -> Events {
-        Events::Recurring
-    }
-
-    fn update(&self, units: &Units, budget: f64, intensity: Intensity) -> Update {
-        exchange(units, budget, intensity)
-    }
-
-    fn density(&self, budget: f64, _grown: f64) -> f64 {
-        budget
-    }
-
-    fn gradients(&self) -> GradientUse {
-        GradientUse::Unread
     }
 
     fn lambda(&self, _asked: f64) -> f64 {

@@ -1,17 +1,22 @@
-//! SNIP: single-shot network pruning (Lee et al., ICLR 2019), layer by layer.
+//! Pruning before training by a single look at the dense network, layer by layer; the masks stay from then on.
 
-use super::{Events, GradientUse, Intensity, Policy, Update};
+use super::{Events, Intensity, Policy, Saliency, Update};
 use crate::sparse::Units;
 use crate::sparse::state::InitialMasks;
 
-/// Keeps the weights of largest |w g|, measured on the dense network before the first step. The masks stay from then on; memory is that of
-/// the dense network.
+/// Keeps the weights of largest saliency before the first step. Memory is that of the dense network.
 #[derive(Debug)]
-pub(super) struct SingleShot;
+pub(super) struct SingleShot {
+    /// What it keeps.
+    pub(super) saliency: Saliency,
+}
 
 impl Policy for SingleShot {
     fn name(&self) -> &'static str {
-        "snip"
+        match self.saliency {
+            Saliency::Connection => "snip",
+            Saliency::GradientFlow => "grasp",
+        }
     }
 
     fn initial_masks(&self) -> InitialMasks {
@@ -26,15 +31,11 @@ impl Policy for SingleShot {
         Update { keep: units.budget(budget), grow_to: units.budget(budget) }
     }
 
-    fn density(&self, budget: f64, _grown: f64) -> f64 {
-        budget
-    }
-
     fn capacity(&self, _budget: f64) -> f64 {
         1.0
     }
 
-    fn gradients(&self) -> GradientUse {
-        GradientUse::Saliency
+    fn saliency(&self) -> Option<Saliency> {
+        Some(self.saliency)
     }
 }

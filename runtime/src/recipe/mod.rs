@@ -13,15 +13,16 @@ pub use choice::ChoiceError;
 pub use error::RecipeError;
 pub use read::Difference;
 pub use values::{
-    ByteSize, DataEfficiency, Distribution, EngineName, IsaName, List, Loss, OptimizerName, ParseRemovalError, ParseSpanError, PolicyName,
-    RemoveAt, ScheduleName,
+    ByteSize, DataEfficiency, Distribution, EngineName, IsaName, List, Loss, OptimizerName, ParseGrowthError, ParseRemovalError,
+    ParseSpanError, PatternRecipe, PolicyName, RemoveAt, ScheduleName,
 };
 
 use crate::data::{Augmentation, Dataset, Normalization};
+use crate::manifest::Patterns;
 use crate::mutation::{MutationConfig, schedule::Period};
 use crate::optim::Optimizer;
 use crate::sampling::{RemovalMoment, Rule};
-use crate::sparse::scheme::Scheme;
+use crate::sparse::{Growth, Scheme, scheme::SchemeError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -62,6 +63,12 @@ pub struct Recipe {
     /// When each stage after the first begins; the default is 9/16 and 12/16 of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stages: Option<List<Span>>,
+    /// How dead weights are chosen to grow; by default `gradient` for `rigl`, `random` for the others that mutate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grow: Option<Growth>,
+    /// Patterns of the scheme `pattern`, in place of the default ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<PatternRecipe>,
     /// Weight of the gradient beside the magnitude in the importance score; for `mest-em` and `mest-ems`.
     pub importance_lambda: f64,
     /// How drop and growth go down; by default `step` for `mest-em` and `mest-ems`, `cosine` for `set` and `rigl`.
@@ -185,6 +192,8 @@ impl Default for Recipe {
             drop: None,
             grow_to: None,
             stages: None,
+            grow: None,
+            pattern: None,
             importance_lambda: 0.01,
             decay: None,
             data_efficiency: DataEfficiency::Off,
@@ -232,7 +241,7 @@ impl Recipe {
             (Some(density), _) => density,
             // Without the noise of a subtraction from 1.
             (None, Some(sparsity)) => ((1.0 - sparsity) * 1e12).round() / 1e12,
-            (None, None) => DEFAULT_DENSITY,
+            (None, None) => self.scheme.density().unwrap_or(DEFAULT_DENSITY),
         };
         self.policy.0.density(budget, budget)
     }
@@ -246,8 +255,17 @@ impl Recipe {
             drop: self.drop.as_ref().map(|drop| drop.to_vec()),
             grow_to: self.grow_to.as_ref().map(|grow_to| grow_to.to_vec()),
             decay: self.decay.unwrap_or_else(|| self.policy.0.default_decay()),
+            growth: self.grow.unwrap_or_else(|| self.policy.0.default_growth()),
             lambda: self.importance_lambda,
         }
+    }
+
+    /// The patterns of the scheme `pattern`.
+    ///
+    /// # Errors
+    /// A library that isn't one.
+    pub fn patterns(&self) -> Result<Patterns, SchemeError> {
+        self.pattern.as_ref().map_or_else(|| Ok(Patterns::default()), |pattern| Patterns::new(&pattern.library))
     }
 
     /// How examples are left out, in a run of `iterations_per_epoch` iterations an epoch; `None` where all are trained on.

@@ -31,6 +31,8 @@ const KEYS: &[Key] = &[
     key("drop"),
     key("grow-to"),
     key("stages"),
+    key("grow"),
+    key("pattern"),
     key("importance-lambda"),
     key("decay"),
     key("data-efficiency"),
@@ -240,7 +242,7 @@ mod tests {
     fn every_field_is_a_key_and_every_key_a_field() {
         for key in Recipe::keys() {
             let error = Recipe::deserialize(json!({ key: { "wrong": 1 } })).unwrap_err().to_string();
-            assert!(!error.contains("unknown field"), "{key}: {error}");
+            assert!(!error.contains(&format!("unknown field `{key}`")), "{key}: {error}");
         }
         let mut written: Vec<String> = Recipe::default().to_map().into_iter().map(|(key, _)| key).collect();
         written.retain(|key| !Recipe::keys().any(|known| known == key));
@@ -252,7 +254,8 @@ mod tests {
         assert_eq!(read(json!({})).unwrap(), Recipe::default());
         let full = r#"{
             "data": "idx:mnist", "density": 0.2, "scheme": "block:4x1", "distribution": "uniform", "policy": "mest-em", "mutate-every": "5ep",
-            "drop": [0.2, 0.1, 0.0], "stages": ["90ep", "0.75"], "importance-lambda": 0.0, "decay": "step", "data-efficiency": "forgetting",
+            "drop": [0.2, 0.1, 0.0], "stages": ["90ep", "0.75"], "grow": "random:4", "pattern": { "library": [27, 54] },
+            "importance-lambda": 0.0, "decay": "step", "data-efficiency": "forgetting",
             "remove-at": "70ep", "remove": "12000", "sieve": 0.2, "validation": 0.1, "early-stop": 5, "reset-head": 7, "insert-bn": true, "loss": "cross-entropy",
             "label-smoothing": 0.1, "batch": 128, "epochs": 200, "optimizer": "adamw", "lr": 0.01, "lr-schedule": "step",
             "milestones": ["80ep", "1000it"], "gamma": 0.5, "floor": 0.0, "warmup": "8ep", "momentum": 0.8, "nesterov": true,

@@ -2,6 +2,7 @@
 
 use super::{DataEfficiency, List, Loss, OptimizerName, Recipe, RecipeError, Removal, RemoveAt, ScheduleName, Span};
 use crate::sampling::Rule;
+use crate::sparse::Scheme;
 use std::fmt::Display;
 
 /// How far two densities may be apart and still be the same.
@@ -89,6 +90,7 @@ impl Recipe {
             let why = format!("contradicts sparsity = {sparsity}; give one of them");
             report.add("density", density, why, round(1.0 - sparsity));
         }
+        self.validate_scheme(report);
         for (name, layer) in &self.layers {
             let table = format!("layers.\"{name}\"");
             if let Some(density) = layer.density {
@@ -101,11 +103,36 @@ impl Recipe {
         }
     }
 
+    /// Whether the densities are ones that the schemes can have.
+    fn validate_scheme(&self, report: &mut Report) {
+        if let Err(error) = self.patterns() {
+            let value = self.pattern.as_ref().map_or_else(String::new, |pattern| format!("{:?}", pattern.library));
+            report.0.push(RecipeError::Kind { key: "pattern.library".to_owned(), value, why: error.to_string() });
+        }
+        let contradicts = |scheme: Scheme, density: f64| scheme.density().filter(|own| (own - density).abs() > SAME_DENSITY);
+        let why = |scheme: Scheme| format!("contradicts scheme = {scheme}, which decides it");
+        if self.policy.0.name() != "dense"
+            && let Some(own) = contradicts(self.scheme, self.density())
+        {
+            match (self.density, self.sparsity) {
+                (Some(density), _) => report.add("density", density, why(self.scheme), own),
+                (_, sparsity) => report.add("sparsity", sparsity.unwrap_or_default(), why(self.scheme), round(1.0 - own)),
+            }
+        }
+        for (name, layer) in &self.layers {
+            let scheme = layer.scheme.unwrap_or(self.scheme);
+            if let Some((density, own)) = layer.density.and_then(|density| Some((density, contradicts(scheme, density)?))) {
+                report.add(format!("layers.\"{name}\".density"), density, why(scheme), own);
+            }
+        }
+    }
+
     fn validate_mutation(&self, report: &mut Report) {
         let (soft, mutates) = (self.policy.0.name() == "mest-ems", self.policy.0.mutates());
         report.idle("drop", self.drop.as_ref(), mutates && !soft, "policy = mest-em, set or rigl");
         report.idle("grow-to", self.grow_to.as_ref(), soft, "policy = mest-ems");
         report.idle("stages", self.stages.as_ref(), mutates, "a policy that mutates");
+        report.idle("grow", self.grow, mutates, "a policy that mutates");
         report.idle("mutate-every", self.mutate_every, mutates || self.sieve.is_some(), "a policy that mutates, or sieve");
         let density = self.density();
         let counts_iterations = self.stages.iter().flat_map(|stages| stages.iter()).chain(&self.mutate_every);
@@ -362,6 +389,9 @@ mod tests {
             (&[("mutate-every", "100")], "mutate-every = 100ep:", "ep"),
             (&[("drop", "0.2,0.1,0")], "drop = 0.2,0.1,0: has an effect only with policy = mest-em, set or rigl", "leaving drop out"),
             (&[("policy", "snip"), ("stages", "90,120")], "stages = 90ep,120ep:", "leaving stages out"),
+            (&[("scheme", "nm:2:4"), ("sparsity", "0.9")], "sparsity = 0.9: contradicts scheme = nm:2:4", "is 0.5"),
+            (&[("scheme", "nm:1:4"), ("density", "0.5")], "density = 0.5: contradicts scheme = nm:1:4", "is 0.25"),
+            (&[("policy", "static"), ("grow", "random:4")], "grow = random:4: has an effect only with", "leaving grow out"),
             (&[("mutate-every", "0ep")], "mutate-every = 0ep:", "1ep"),
             (&[("seed", "9300000000000000000")], "seed = 9300000000000000000:", "9223372036854775807"),
             (&[("remove", "10")], "remove = 10: has an effect only with data-efficiency = forgetting", "leaving remove out"),
@@ -384,6 +414,26 @@ mod tests {
             let found = mistakes(flags);
             assert!(found.iter().any(|text| text.starts_with(start) && text.contains(offer)), "{flags:?}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_scheme_that_decides_its_density_needs_none() {
+        let recipe = |flags: &[(&str, &str)]| Recipe::default().with(flags.iter().copied()).unwrap();
+        assert_eq!(recipe(&[("scheme", "nm:2:4")]).density(), 0.5);
+        for flags in
+            [&[("scheme", "nm:2:4")][..], &[("scheme", "nm:2:8"), ("sparsity", "0.75")], &[("scheme", "nm:2:4"), ("policy", "dense")]]
+        {
+            assert_eq!(recipe(flags).validate(), Ok(()), "{flags:?}");
+        }
+        let mut layers = recipe(&[("scheme", "nm:2:4")]);
+        layers.layers.insert("fc".to_owned(), super::super::LayerRecipe { density: Some(0.2), ..Default::default() });
+        let found = layers.validate().unwrap_err();
+        assert!(found[0].to_string().starts_with("layers.\"fc\".density = 0.2: contradicts scheme = nm:2:4"), "{found:?}");
+        let library =
+            |library: &[u16]| Recipe { pattern: Some(super::super::PatternRecipe { library: library.to_vec() }), ..Recipe::default() };
+        assert_eq!(library(&[27, 54]).validate(), Ok(()));
+        let found = library(&[27, 1]).validate().unwrap_err();
+        assert!(found[0].to_string().contains("pattern.library = [27, 1]") && found[0].to_string().contains("432"), "{found:?}");
     }
 
     #[test]

@@ -4,8 +4,9 @@ use super::choice::{ChoiceError, choice};
 use super::nearest::nearest;
 use crate::mutation::{POLICIES, Policy, Span};
 use crate::sampling::Removal;
-use serde::de::{Deserialize, Deserializer, Error as _};
-use serde::ser::{Serialize, Serializer};
+use crate::sparse::Growth;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
@@ -201,6 +202,44 @@ impl FromStr for Removal {
     }
 }
 
+/// Text that is no [`Growth`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no way to grow: write random, random:C for the steepest of C times as many drawn at random, or gradient for the steepest of all"
+)]
+pub struct ParseGrowthError(String);
+
+impl fmt::Display for Growth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Growth::Random(1) => f.write_str("random"),
+            Growth::Random(times) => write!(f, "random:{times}"),
+            Growth::Gradient => f.write_str("gradient"),
+        }
+    }
+}
+
+impl FromStr for Growth {
+    type Err = ParseGrowthError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.strip_prefix("random:").map(str::parse::<usize>)) {
+            ("random", _) => Ok(Growth::Random(1)),
+            ("gradient", _) => Ok(Growth::Gradient),
+            (_, Some(Ok(times))) if times > 0 => Ok(Growth::Random(times)),
+            _ => Err(ParseGrowthError(text.to_owned())),
+        }
+    }
+}
+
+/// Patterns of 3x3 kernels, as the table `[pattern]` has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PatternRecipe {
+    /// Bit `3 * row + column` is a live cell; all with as many.
+    pub library: Vec<u16>,
+}
+
 /// When examples are removed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RemoveAt {
@@ -284,7 +323,7 @@ macro_rules! as_text {
         }
     )+ };
 }
-as_text!(Span, Removal, RemoveAt, ByteSize);
+as_text!(Span, Growth, Removal, RemoveAt, ByteSize);
 
 /// Several values: `[1, 2]`, or `1,2` as text, or one alone. Empty text is none.
 #[derive(Clone, Debug, Default, PartialEq)]

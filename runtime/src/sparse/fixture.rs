@@ -20,6 +20,7 @@ pub(crate) struct Geometry {
     pub(crate) padding: [usize; 4],
     pub(crate) input: [usize; 2],
     pub(crate) block: [usize; 2],
+    pub(crate) structure: Structure,
 }
 
 impl Geometry {
@@ -27,7 +28,18 @@ impl Geometry {
     pub(crate) fn three_by_three(inputs: usize, outputs: usize, block: [usize; 2]) -> Self {
         let one = [1, 1];
         let (kernel, padding, input) = ([3, 3], [1; 4], [6, 6]);
-        Geometry { groups: 1, outputs, inputs_per_group: inputs, kernel, stride: one, dilation: one, padding, input, block }
+        Geometry {
+            groups: 1,
+            outputs,
+            inputs_per_group: inputs,
+            kernel,
+            stride: one,
+            dilation: one,
+            padding,
+            input,
+            block,
+            structure: Structure::Free,
+        }
     }
 
     pub(crate) fn units(&self) -> Units {
@@ -42,7 +54,7 @@ impl Geometry {
             input_stride: positions,
             kernel_stride: 1,
         };
-        Units::new(matrix, Block { rows: self.block[0], columns: self.block[1] })
+        Units::new(matrix, Block { rows: self.block[0], columns: self.block[1] }).structured(self.structure)
     }
 
     pub(crate) fn output(&self, axis: usize) -> usize {
@@ -130,11 +142,17 @@ impl Builder {
     /// A weight with a forward and a backward stream. `peak` sizes its slots.
     pub(crate) fn convolution(mut self, name: &'static str, geometry: Geometry, density: Option<f64>, peak: f64, moments: usize) -> Self {
         let units = geometry.units();
-        let capacity = if density.is_some() { units.budget(peak) } else { units.count() };
+        let capacity = if density.is_some() { units.budget(peak).max(units.grown(peak)) } else { units.count() };
         let len = capacity * units.elements();
         self.initial(units.weights());
-        let storage =
-            Storage::Matrix { matrix: units.matrix, block: units.block, capacity, units: self.slot(capacity, Element::U32), density };
+        let storage = Storage::Matrix {
+            matrix: units.matrix,
+            block: units.block,
+            structure: units.structure,
+            capacity,
+            units: self.slot(capacity, Element::U32),
+            density,
+        };
         let parameter = Parameter {
             name: Cow::Borrowed(name),
             dims: Cow::Owned(vec![geometry.outputs, geometry.inputs_per_group, geometry.kernel[0], geometry.kernel[1]]),

@@ -1,8 +1,9 @@
-//! Masks: arithmetic of units, and the two choices that a topology update makes - which units to drop, which to grow.
+//! Masks: arithmetic of units, and the two choices that a topology update makes - which units to drop, which to grow - where any set of units
+//! may live; [`super::structure`] makes them elsewhere.
 //!
 //! A mask is the ascending list of its live units.
 
-use crate::manifest::{Block, WeightMatrix};
+use crate::manifest::{Block, Structure, WeightMatrix};
 use crate::random::Stream;
 
 /// The units of a weight matrix.
@@ -12,6 +13,8 @@ pub struct Units {
     pub matrix: WeightMatrix,
     /// Extents of a unit.
     pub block: Block,
+    /// Which sets of them a mask may hold.
+    pub structure: Structure,
 }
 
 /// Where a unit lies in its weight matrix.
@@ -28,7 +31,12 @@ pub struct UnitPosition {
 impl Units {
     /// The units of `matrix` with extents `block`, which must divide it (see [`super::Scheme::fit`]).
     pub fn new(matrix: WeightMatrix, block: Block) -> Self {
-        Units { matrix, block }
+        Units { matrix, block, structure: Structure::Free }
+    }
+
+    /// The same units, in masks of this structure.
+    pub fn structured(self, structure: Structure) -> Self {
+        Units { structure, ..self }
     }
 
     /// Weights of the matrix.
@@ -59,12 +67,6 @@ impl Units {
     /// Blocks of input channels that one output sees.
     pub fn input_blocks(&self) -> usize {
         self.matrix.inputs_per_group / self.block.columns
-    }
-
-    /// Units at density `density`: `density` times the weights, to the nearest unit; at least one, at most all.
-    pub fn budget(&self, density: f64) -> usize {
-        let wanted = (density * self.weights() as f64 / self.elements() as f64).round();
-        (wanted as usize).clamp(1, self.count().max(1))
     }
 
     /// Where `unit` lies.

@@ -1,7 +1,7 @@
 //! Sparse structure: which units of a weight are live, and everything that follows from it.
 //!
 //! The mask is the only source of structure; nothing is ever inferred from a value being zero. [`scheme`] says what a mask may look like,
-//! [`mask`] selects units, [`topology`] turns them into the offset streams that kernels follow, [`state`] moves values between the arena
+//! [`mask`] and [`structure`] select units, [`topology`] turns them into the offset streams that kernels follow, [`state`] moves values between the arena
 //! and the outside.
 
 #[cfg(test)]
@@ -9,9 +9,11 @@ pub(crate) mod fixture;
 pub mod mask;
 pub mod scheme;
 pub mod state;
+pub mod structure;
 pub mod topology;
 #[cfg(test)]
 mod topology_tests;
 
 pub use mask::Units;
 pub use scheme::Scheme;
+pub use structure::Growth;

@@ -1,6 +1,7 @@
 //! Values between the arena and the outside: initial state, dense views, masks, the finished model file.
 
 use super::mask::{self, Units};
+use super::structure::Growth;
 use super::topology;
 use crate::arena::Arena;
 use crate::manifest::{Manifest, Parameter, Slot, Storage};
@@ -159,8 +160,8 @@ fn template_values(manifest: &Manifest, index: usize) -> Result<Vec<f32>, StateE
 }
 
 fn initial_mask(parameter: &Parameter, index: usize, dense: &[f32], masks: &InitialMasks, seed: u64) -> Result<Vec<u32>, StateError> {
-    let Storage::Matrix { matrix, block, density, .. } = parameter.storage else { return Ok(Vec::new()) };
-    let units = Units::new(matrix, block);
+    let Storage::Matrix { matrix, block, structure, density, .. } = parameter.storage else { return Ok(Vec::new()) };
+    let units = Units::new(matrix, block).structured(structure);
     if let InitialMasks::Given(given) = masks
         && let Some(mask) = given.get(parameter.name.as_ref())
     {
@@ -175,10 +176,11 @@ fn initial_mask(parameter: &Parameter, index: usize, dense: &[f32], masks: &Init
     let budget = units.budget(density);
     if *masks == InitialMasks::Random {
         let mut stream = Stream::of_item(seed, Purpose::InitialMask, 0, index as u32);
-        return Ok(mask::grow(&[], units.count(), budget, &mut stream));
+        let drawn = units.candidates(&[], budget, budget, Growth::Random(1), &mut stream);
+        return Ok(units.units_of(&drawn));
     }
     let values: Vec<f32> = all.iter().flat_map(|&unit| units.onnx_indices(unit)).map(|element| dense[element]).collect();
-    Ok(mask::keep_best(&all, &mask::importance(&values, &[], 0.0, units.elements()), budget))
+    Ok(units.keep_best(&all, &mask::importance(&values, &[], 0.0, units.elements()), budget, budget))
 }
 
 /// The live units of a mask by element.

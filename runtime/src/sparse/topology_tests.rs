@@ -4,7 +4,7 @@ use super::fixture::{Builder, Geometry};
 use super::mask::grow;
 use super::state;
 use crate::arena::Arena;
-use crate::manifest::{Manifest, StreamOrder};
+use crate::manifest::{Manifest, StreamOrder, Structure};
 use crate::random::{Purpose, Stream};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -105,6 +105,7 @@ fn geometry() -> impl Strategy<Value = Geometry> {
                 padding,
                 input: [reach(0), reach(1)],
                 block,
+                structure: Structure::Free,
             }
         },
     )

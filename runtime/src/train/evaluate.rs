@@ -2,7 +2,7 @@
 
 use super::TrainError;
 use crate::data::{Dataset, Split, loader::Batch, loader::Loader};
-use crate::manifest::Element;
+use crate::manifest::{Element, Manifest};
 use crate::network::{self, Network, Phase, Target};
 use crate::recipe::Recipe;
 
@@ -22,7 +22,7 @@ pub struct Evaluation {
 /// # Errors
 /// Data that doesn't fit the network.
 pub fn evaluate(net: &mut dyn Network, data: &Dataset, split: &Split, recipe: &Recipe) -> Result<Evaluation, TrainError> {
-    check_fit(net, data)?;
+    check_fit(net.manifest(), data)?;
     let loader = Loader::new(data, split, net.manifest().batch, recipe.normalization(data), &[], recipe.seed)?;
     let order: Vec<u32> = (0..split.len() as u32).collect();
     let (mut loss, mut correct, mut logits) = (0.0, 0, Vec::new());
@@ -55,8 +55,7 @@ fn hits(output: &[f32], labels: &[u32]) -> usize {
 }
 
 /// Whether the network takes the examples and classes of `data`.
-pub(super) fn check_fit(net: &dyn Network, data: &Dataset) -> Result<(), TrainError> {
-    let manifest = net.manifest();
+pub(super) fn check_fit(manifest: &Manifest, data: &Dataset) -> Result<(), TrainError> {
     let unfit = |why: String, fix: &str| Err(TrainError::Unfit { data: data.name.clone(), why, fix: fix.to_owned() });
     let io = &manifest.io;
     let taken: usize = io.input_dims.iter().product();

@@ -5,7 +5,7 @@ use super::evaluate::{Targets, check_fit, evaluate, right};
 use super::{CHECKPOINT, EpochMetrics, FitReport, Observer, Plan, Step, TrainError};
 use crate::data::{Dataset, Split, loader::Batch, loader::Loader};
 use crate::manifest::{Element, Manifest, Storage};
-use crate::mutation::{DenseGradients, GradientUse, Mutator};
+use crate::mutation::{DenseGradients, Mutator, Progress};
 use crate::network::{self, Network, Phase, StepReport, with_parts};
 use crate::optim::Hyper;
 use crate::recipe::Recipe;
@@ -54,15 +54,15 @@ pub fn fit(
     Ok(run.report())
 }
 
-/// Whether `recipe` can train `net` on `data`: what [`fit`] refuses, before anything is written.
+/// Whether `recipe` can train the network of `manifest` on `data`: what [`fit`] refuses, before anything is written.
 ///
 /// # Errors
 /// All mistakes of the recipe, or data that doesn't fit the network.
-pub fn check(net: &dyn Network, data: &Dataset, recipe: &Recipe) -> Result<Plan, TrainError> {
+pub fn check(manifest: &Manifest, data: &Dataset, recipe: &Recipe) -> Result<Plan, TrainError> {
     let plan = Plan::new(recipe, data.train.len()).map_err(TrainError::Recipe)?;
-    check_fit(net, data)?;
-    check_data(net.manifest(), data, recipe)?;
-    check_capacity(net.manifest(), &plan)?;
+    check_fit(manifest, data)?;
+    check_data(manifest, data, recipe)?;
+    check_capacity(manifest, &plan)?;
     Ok(plan)
 }
 
@@ -114,7 +114,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(net: &'a mut dyn Network, data: &'a Dataset, recipe: &'a Recipe, run_dir: Option<&'a Path>) -> Result<Self, TrainError> {
         let began = Instant::now();
-        let plan = check(net, data, recipe)?;
+        let plan = check(net.manifest(), data, recipe)?;
         if let Some(folder) = run_dir {
             let failed = |source| TrainError::Write { path: folder.to_owned(), source };
             std::fs::create_dir_all(folder).map_err(failed)?;
@@ -236,7 +236,7 @@ impl<'a> Run<'a> {
         let mut moments = planned.map(|iteration| self.plan.progress(iteration));
         if let Some(progress) = moments.find(|progress| self.mutator.due(progress)) {
             let batches = self.mutator.gradient_batches(&progress);
-            let gradients = self.dense_gradients(loader, epoch, order, batches)?;
+            let gradients = self.gradients(loader, epoch, &order[..order.len().min(batches * self.recipe.batch)], &progress)?;
             let mutator = &mut self.mutator;
             let layers = with_parts(self.net, |manifest, arena| mutator.event(manifest, arena, &progress, gradients.as_ref()));
             observer.mutation(self.iterations as u64, &layers);
@@ -244,21 +244,21 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Gradients of all weights on the next `batches` batches, if there are to be any.
-    fn dense_gradients(
+    /// What an event at `progress` reads of `examples`, if there are any.
+    fn gradients(
         &mut self,
         loader: &Loader<'_>,
         epoch: usize,
-        order: &[u32],
-        batches: usize,
+        examples: &[u32],
+        progress: &Progress,
     ) -> Result<Option<DenseGradients>, TrainError> {
         let (mut sums, mut batch) = (DenseGradients::default(), Batch::default());
-        for examples in order.chunks(self.recipe.batch).take(batches) {
+        for examples in examples.chunks(self.recipe.batch) {
             loader.fill(epoch, examples, &mut batch);
             self.load(&batch, 0.0)?;
-            self.mutator.read_gradients(self.net, &mut sums);
+            self.mutator.read_gradients(self.net, progress, &mut sums);
         }
-        Ok((batches > 0).then_some(sums))
+        Ok((!examples.is_empty()).then_some(sums))
     }
 
     /// Hands the network a batch and what its step takes besides.
@@ -356,12 +356,12 @@ fn check_data(manifest: &Manifest, data: &Dataset, recipe: &Recipe) -> Result<()
 
 /// Whether there is room for what a policy that reads gradients of dead weights makes live meanwhile.
 fn check_capacity(manifest: &Manifest, plan: &Plan) -> Result<(), TrainError> {
-    if plan.mutation.policy.gradients() == GradientUse::Unread {
+    if !plan.mutation.reads_gradients() {
         return Ok(());
     }
     for parameter in manifest.parameters.iter() {
-        let Storage::Matrix { matrix, block, capacity, density: Some(budget), .. } = parameter.storage else { continue };
-        let needed = Units::new(matrix, block).budget(plan.mutation.capacity_density(budget));
+        let Storage::Matrix { matrix, block, structure, capacity, density: Some(budget), .. } = parameter.storage else { continue };
+        let needed = Units::new(matrix, block).structured(structure).grown(plan.mutation.capacity_density(budget));
         if capacity < needed {
             let (policy, name) = (plan.mutation.policy.name(), parameter.name.to_string());
             return Err(TrainError::Capacity { policy, name, capacity, needed });

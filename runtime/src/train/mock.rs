@@ -114,7 +114,7 @@ impl Linear {
         };
         let capacity = ((elements as f64 * shape.density * 2.0) as usize).min(elements);
         let (block, units) = (Block { rows: 1, columns: 1 }, layout.words(capacity));
-        let storage = Storage::Matrix { matrix, block, capacity, units, density: Some(shape.density) };
+        let storage = Storage::Matrix { matrix, block, structure: Structure::Free, capacity, units, density: Some(shape.density) };
         let weight = layout.parameter("fc.weight", vec![shape.classes, shape.inputs], storage, shape.momentum);
         let bias = layout.parameter("fc.bias", vec![shape.classes], Storage::Plain, shape.momentum);
         let io = layout.io(shape, groups);

@@ -5,7 +5,7 @@ use super::*;
 use crate::arena::Arena;
 use crate::data::{Dataset, loader::Batch, loader::Loader};
 use crate::manifest::Manifest;
-use crate::mutation::{DenseGradients, LayerReport, Mutator, POLICIES};
+use crate::mutation::{DenseGradients, LayerReport, Mutator, POLICIES, Progress};
 use crate::network::{self, Network, Phase, Target, UpdateRule};
 use crate::recipe::Recipe;
 use crate::sampling::{Sampling, Uniform};
@@ -21,7 +21,7 @@ fn recipe(policy: &str) -> Recipe {
 /// Sparse enough that dead weights take several passes to probe.
 fn shape(policy: &str) -> Shape {
     match policy {
-        "snip" => Shape { density: 0.5, ..Shape::DIGITS },
+        "snip" | "grasp" => Shape { density: 0.5, ..Shape::DIGITS },
         "dense" => Shape { density: 1.0, ..Shape::DIGITS },
         _ => Shape { density: 0.3, ..Shape::DIGITS },
     }
@@ -75,7 +75,7 @@ fn every_policy_learns_within_its_budget() {
         assert!((report.epochs[7].density - density).abs() < 1e-3, "{}: {report:?}", policy.name());
         let expected = match policy.name() {
             "static" | "static-random" | "dense" => 0,
-            "snip" => 1,
+            "snip" | "grasp" => 1,
             _ => 8,
         };
         assert_eq!(events.seen.len(), expected, "{}", policy.name());
@@ -108,9 +108,10 @@ fn probed_gradients_are_those_of_the_dense_network() {
     fit(&mut net, &data, &recipe, None, false, &mut ()).unwrap();
     let (before, mut sums) = (net.state(), DenseGradients::default());
     let mutator = Mutator::new(net.manifest(), recipe.mutation(), recipe.seed);
+    let progress = Progress { epoch: 0, epochs: 1, iteration: 0, iterations: 1 };
     for batch in 0..2 {
         load(&mut net, &data, &recipe, batch);
-        mutator.read_gradients(&mut net, &mut sums);
+        mutator.read_gradients(&mut net, &progress, &mut sums);
     }
     assert!(net.state() == before, "probing leaves no trace");
     let trained = net.trained;
@@ -149,6 +150,64 @@ fn a_single_shot_keeps_the_most_salient_of_a_few_batches() {
     let mut net = initialized(&recipe);
     fit(&mut net, &data, &recipe, None, false, &mut Events { stop_after: Some(1), ..Events::default() }).unwrap();
     assert_eq!(state::mask(net.manifest(), net.arena(), 0), expected);
+}
+
+/// The gradient of the dense weight on batch `number`.
+fn dense_gradient(net: &mut Linear, data: &Dataset, recipe: &Recipe, number: usize) -> Vec<f32> {
+    load(net, data, recipe, number);
+    net.run(Phase::Train);
+    state::read_gradient(net.manifest(), net.arena(), 0).unwrap()
+}
+
+#[test]
+fn gradient_flow_is_weight_times_hessian_times_gradient() {
+    let (data, recipe) = (Dataset::load("digits").unwrap(), recipe("grasp"));
+    let mut dense = initialized(&recipe);
+    let weights = state::read(dense.manifest(), dense.arena(), 0);
+    let mut flows = vec![0.0f64; weights.len()];
+    for batch in 0..4 {
+        let gradient = dense_gradient(&mut dense, &data, &recipe, batch);
+        let mut moved = |times: f32| {
+            let there: Vec<f32> = weights.iter().zip(&gradient).map(|(weight, gradient)| weight + times * gradient).collect();
+            parts(&mut dense, |manifest, arena| state::write(manifest, arena, 0, &there)).unwrap();
+            dense_gradient(&mut dense, &data, &recipe, batch)
+        };
+        let (ahead, behind) = (moved(0.01), moved(-0.01));
+        flows.iter_mut().zip(ahead.iter().zip(&behind)).for_each(|(flow, (a, b))| *flow += f64::from(a - b) / 0.02);
+        parts(&mut dense, |manifest, arena| state::write(manifest, arena, 0, &weights)).unwrap();
+    }
+    let saliency: Vec<f64> = weights.iter().zip(&flows).map(|(&weight, flow)| f64::from(weight) * flow).collect();
+    let mut ranked = saliency.clone();
+    ranked.sort_by(f64::total_cmp);
+    let mut net = initialized(&recipe);
+    fit(&mut net, &data, &recipe, None, false, &mut Events { stop_after: Some(1), ..Events::default() }).unwrap();
+    let kept = state::mask(net.manifest(), net.arena(), 0);
+    // The two differences are not the same to the last digit, so near the middle either may stay.
+    let (surely, never) = (ranked[340], ranked[300]);
+    assert_eq!(kept.len(), 320);
+    for unit in 0..640u32 {
+        let (value, kept) = (saliency[unit as usize], kept.binary_search(&unit).is_ok());
+        assert!(kept || value <= surely, "{unit} of {value} is among the best");
+        assert!(!kept || value >= never, "{unit} of {value} is not");
+    }
+}
+
+#[test]
+fn candidates_are_probed_where_units_were_dropped() {
+    let data = Dataset::load("digits").unwrap();
+    let recipe = recipe("mest-em").with([("grow", "random:3")]).unwrap();
+    let mut net = initialized(&recipe);
+    fit(&mut net, &data, &recipe, None, false, &mut ()).unwrap();
+    assert_eq!(state::mask(net.manifest(), net.arena(), 0).len(), 192);
+    // Six of the eight events grow something, and there is room for their candidates in one pass.
+    assert_eq!(net.trained - 8 * 29, 6);
+    let (before, mut sums) = (net.state(), DenseGradients::default());
+    let mutator = Mutator::new(net.manifest(), recipe.mutation(), recipe.seed);
+    load(&mut net, &data, &recipe, 0);
+    mutator.read_gradients(&mut net, &Progress { epoch: 0, epochs: 8, iteration: 0, iterations: 8 * 29 }, &mut sums);
+    assert!(net.state() == before, "probing leaves no trace");
+    let probed = sums.of(0).iter().filter(|&&gradient| gradient != 0.0).count();
+    assert!(probed <= 192 - 38 + 3 * 38, "no dense gradient: {probed}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ const GRID: &str = "grid";
 const FIRST: [&str; 4] = ["policy", "scheme", "sparsity", "density"];
 const LAST: &str = "seed";
 /// Keys that say nothing where no layer is sparse.
-const OF_SPARSE_LAYERS: [&str; 8] = ["scheme", "sparsity", "density", "distribution", "mutate-every", "stages", "drop", "grow-to"];
+const OF_SPARSE_LAYERS: [&str; 9] = ["scheme", "sparsity", "density", "distribution", "mutate-every", "stages", "drop", "grow-to", "grow"];
 
 /// What a sweep runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,7 +142,7 @@ fn idle_keys(recipe: &Recipe) -> Vec<&'static str> {
     let soft = policy.density(0.1, 0.2) > 0.1;
     let mut idle = vec![];
     if !policy.mutates() {
-        idle.extend(["stages", "drop", "grow-to"]);
+        idle.extend(["stages", "drop", "grow-to", "grow"]);
         idle.extend(recipe.sieve.is_none().then_some("mutate-every"));
     }
     idle.push(if soft { "drop" } else { "grow-to" });

@@ -7,15 +7,16 @@ mod table;
 use super::failure::Failure;
 use super::model;
 use super::output::{Output, bytes};
-use super::train::run_dir::{self, Existing, RunFile};
-use super::train::settled;
+use super::train::{
+    self,
+    run_dir::{self, Existing, RunFile},
+};
 use crate::accounting::{self, Accounting};
+use crate::onnx::Imported;
 use grid::{Cell, Grid};
 use mest_runtime::data::Dataset;
-use mest_runtime::recipe::Recipe;
-use mest_runtime::train::write_atomically;
+use mest_runtime::train::{check, write_atomically};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use table::{Group, Run};
@@ -79,22 +80,17 @@ struct Sweep {
 impl Sweep {
     /// Compiles every cell: nothing is trained before everything is understood.
     fn new(mut grid: Grid, folder: PathBuf) -> Result<Self, Failure> {
-        let (mut data, mut memory, mut errors) = (BTreeMap::<String, Dataset>::new(), Vec::new(), Vec::new());
+        let (mut data, mut memory, mut errors) = (Shared::default(), Vec::new(), Vec::new());
         for cell in &mut grid.cells {
-            let spec = cell
-                .recipe
-                .data
-                .clone()
-                .ok_or_else(|| Failure::refused("the recipe needs data: data = \"digits\", say, or --data SPEC"))?;
-            if !data.contains_key(&spec) {
-                data.insert(spec.clone(), Dataset::load(&spec).map_err(Failure::refused)?);
+            if cell.recipe.data.is_none() {
+                return Err(Failure::refused("the recipe needs data: data = \"digits\", say, or --data SPEC"));
             }
-            let data = &data[&spec];
-            cell.recipe = settled(&cell.recipe, data);
-            match account(grid.model.as_deref(), &cell.recipe, data) {
+            let mut run = RunFile { recipe: cell.recipe.clone(), model: grid.model.clone() };
+            match account(&mut run, &mut data) {
                 Ok(accounting) => memory.push(accounting),
                 Err(error) => errors.push(format!("{}: {error}", cell.name)),
             }
+            cell.recipe = run.recipe;
         }
         if errors.is_empty() { Ok(Sweep { grid, folder, memory }) } else { Err(Failure::refused_all("the sweep can't be run:", &errors)) }
     }
@@ -113,7 +109,7 @@ impl Sweep {
             if self.finished(cell)?.is_some() {
                 continue;
             }
-            let done = train(&folder)?;
+            let done = train_in(&folder)?;
             let Some(run) = self.finished(cell)?.filter(|_| done) else {
                 failed.push(cell.name.clone());
                 continue;
@@ -159,7 +155,9 @@ impl Sweep {
         let metrics: Value = serde_json::from_str(&text).map_err(|error| damaged(&error.to_string()))?;
         let index = self.grid.cells.iter().position(|other| other.name == cell.name).unwrap_or_default();
         let run = Run::new(cell, &metrics, self.memory[index].clone()).ok_or_else(|| damaged("it says no accuracy"))?;
-        Ok((run.epochs >= cell.recipe.epochs).then_some(run))
+        // The trained model comes last, and is there too where training stopped early.
+        let ended = run.epochs >= cell.recipe.epochs || self.path(cell).join("model.onnx").exists();
+        Ok(ended.then_some(run))
     }
 
     /// Writes tables and plots of what is finished.
@@ -178,18 +176,39 @@ impl Sweep {
     }
 }
 
-fn account(model: Option<&Path>, recipe: &Recipe, data: &Dataset) -> Result<Accounting, Failure> {
-    let compiled = model::compile(&model::load(model, data, recipe.seed)?, recipe, Some(data))?;
-    let iterations = recipe.epochs * data.train.len().div_ceil(recipe.batch);
-    recipe
-        .validate_length(data.train.len().div_ceil(recipe.batch))
-        .map_err(|errors| Failure::refused_all("the recipe can't be used:", &errors))?;
-    Ok(accounting::of(&compiled, &recipe.mutation(), recipe.epochs, iterations))
+/// The data of the last run that was looked at.
+#[derive(Default)]
+struct Shared(Option<(DataKey, Dataset)>);
+
+/// What data was loaded for: its SPEC and, where a share is held out, the share's bits and the seed.
+type DataKey = (Option<String>, Option<(u64, u64)>);
+
+impl Shared {
+    fn load(&mut self, run: &RunFile, given: Option<&Imported>) -> Result<&Dataset, Failure> {
+        let recipe = &run.recipe;
+        let key = (recipe.data.clone(), recipe.validation.map(|share| (share.to_bits(), recipe.seed)));
+        let data = match self.0.take() {
+            Some((known, data)) if known == key => data,
+            _ => train::load_data(run, given)?,
+        };
+        Ok(&self.0.insert((key, data)).1)
+    }
+}
+
+/// Compiles a run, checks that it can be trained, and takes its memory; its recipe is then settled.
+fn account(run: &mut RunFile, data: &mut Shared) -> Result<Accounting, Failure> {
+    let given = train::given_model(run)?;
+    let data = data.load(run, given.as_ref())?;
+    let imported = train::model_for(run, given, data)?;
+    run.recipe = train::settled(&run.recipe, data);
+    let compiled = model::compile(&imported, &run.recipe, Some(data))?;
+    let plan = check(&compiled.program.manifest, data, &run.recipe).map_err(Failure::refused)?;
+    Ok(accounting::of(&compiled, &plan.mutation, plan.epochs, plan.epochs * plan.per_epoch))
 }
 
 /// Trains the run whose recipe lies in `folder`, or goes on with it, in a process of its own: peak memory is a process's, and a run that
 /// fails leaves the others alone. Whether it came to its end.
-fn train(folder: &Path) -> Result<bool, Failure> {
+fn train_in(folder: &Path) -> Result<bool, Failure> {
     let failed = |error: std::io::Error| Failure::failed(format!("mestc can't be started: {error}"));
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);

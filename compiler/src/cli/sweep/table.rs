@@ -127,7 +127,7 @@ pub(super) fn groups(runs: &[Run]) -> Vec<Group> {
     members.into_iter().map(group).collect()
 }
 
-fn shown<'a>(keys: &'a [String]) -> impl Iterator<Item = &'a String> {
+fn shown(keys: &[String]) -> impl Iterator<Item = &String> {
     keys.iter().filter(|key| *key != SEED)
 }
 
@@ -141,8 +141,8 @@ fn by_stage(memory: &Accounting, of: fn(&StageMemory) -> usize) -> String {
 }
 
 /// Columns of a comparison behind the grid's keys.
-const COLUMNS: [&str; 7] =
-    ["runs", "accuracy %", "time s", "images/s", "published peak MB", "published by stage MB", "planned by stage MB"];
+const COLUMNS: [&str; 8] =
+    ["runs", "accuracy %", "time s", "images/s", "published peak MB", "published by stage MB", "planned peak MB", "planned by stage MB"];
 
 fn cells(group: &Group, keys: &[String]) -> Vec<String> {
     let mut cells: Vec<String> = shown(keys).map(|key| group.values.get(key).cloned().unwrap_or_else(|| "-".to_owned())).collect();
@@ -153,6 +153,7 @@ fn cells(group: &Group, keys: &[String]) -> Vec<String> {
         group.images_per_s.show(1.0, 0),
         megabytes(group.memory.published_peak),
         by_stage(&group.memory, |stage| stage.published),
+        megabytes(group.memory.planned),
         by_stage(&group.memory, |stage| stage.in_use),
     ]);
     cells
@@ -233,7 +234,7 @@ pub(super) mod tests {
         let keys = ["policy", "sparsity", "seed"].map(str::to_owned);
         let markdown = markdown(&groups, &keys);
         assert!(
-            markdown.contains("| set | 0.9 | 2 | 55.00 ± 7.07 | 2.5 ± 0.7 | 100 ± 0 | 2.00 | 2.00 / 1.00 | 10.00 / 5.00 |"),
+            markdown.contains("| set | 0.9 | 2 | 55.00 ± 7.07 | 2.5 ± 0.7 | 100 ± 0 | 2.00 | 2.00 / 1.00 | 10.00 | 10.00 / 5.00 |"),
             "{markdown}"
         );
         assert!(markdown.contains("| dense | - | 1 | 90.00 | 2.0 | 100 |"), "{markdown}");

@@ -8,8 +8,8 @@ pub(crate) mod run_dir;
 use super::engine;
 use super::failure::Failure;
 use super::flags::RecipeFlags;
-use super::output::Output;
 use super::model::BUILT_IN;
+use super::output::Output;
 use super::{model, plan, report as page};
 use crate::onnx::Imported;
 use crate::zoo::ZooOptions;
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     job.run.recipe = settled(&job.run.recipe, &data);
     let compiled = model::compile(&imported, &job.run.recipe, Some(&data))?;
     let mut net = engine::network(compiled.program.clone(), &job.run.recipe)?;
-    train::check(&*net, &data, &job.run.recipe).map_err(Failure::refused)?;
+    train::check(net.manifest(), &data, &job.run.recipe).map_err(Failure::refused)?;
     // Nothing is written before everything is understood.
     run_dir::prepare(&job.folder, job.existing)?;
     job.run.write(&job.folder)?;

@@ -2,7 +2,8 @@
 
 use super::map;
 use mest_runtime::manifest::{
-    BatchedSlot, Block, ClassBytes, Constant, Element, Io, Manifest, Parameter, Role, Slot, Storage, Stream, StreamOrder, WeightMatrix,
+    BatchedSlot, Block, ClassBytes, Constant, Element, Io, Manifest, Parameter, Patterns, Role, Slot, Storage, Stream, StreamOrder,
+    Structure, WeightMatrix,
 };
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -129,8 +130,8 @@ fn parameter(Parameter { name, dims, role, storage, count, value, gradient, mome
 fn storage(storage: &Storage) -> TokenStream {
     match storage {
         Storage::Plain => quote!(manifest::Storage::Plain),
-        Storage::Matrix { matrix, block: Block { rows, columns }, capacity, units, density } => {
-            let (matrix, units) = (weight_matrix(matrix), slot(units));
+        Storage::Matrix { matrix, block: Block { rows, columns }, structure, capacity, units, density } => {
+            let (matrix, structure, units) = (weight_matrix(matrix), self::structure(structure), slot(units));
             let density = match density {
                 Some(density) => quote!(Some(#density)),
                 None => quote!(None),
@@ -138,11 +139,24 @@ fn storage(storage: &Storage) -> TokenStream {
             quote!(manifest::Storage::Matrix {
                 matrix: #matrix,
                 block: manifest::Block { rows: #rows, columns: #columns },
+                structure: manifest::Structure::#structure,
                 capacity: #capacity,
                 units: #units,
                 density: #density,
             })
         }
+    }
+}
+
+/// A variant of [`Structure`].
+fn structure(structure: &Structure) -> TokenStream {
+    match structure {
+        Structure::Free => quote!(Free),
+        Structure::Spans { length } => quote!(Spans { length: #length }),
+        Structure::FanIn => quote!(FanIn),
+        Structure::Patterns(Patterns(library)) => quote!(Patterns(manifest::Patterns([#(#library),*]))),
+        Structure::Inputs => quote!(Inputs),
+        Structure::Outputs => quote!(Outputs),
     }
 }
 

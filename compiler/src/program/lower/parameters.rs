@@ -8,9 +8,10 @@ use crate::op::Op;
 use crate::pass::annotate_sparsity::SparsityTable;
 use crate::program::{Schedule, SlotId, layout, memory};
 use mest_runtime::manifest::{
-    BatchedSlot, Block, ClassBytes, Constant, Element, Io, Manifest, Parameter, Role, Slot, Storage, Stream, StreamOrder, Template,
-    WeightMatrix,
+    BatchedSlot, Block, ClassBytes, Constant, Element, Io, Manifest, Parameter, Role, Slot, Storage, Stream, StreamOrder, Structure,
+    Template, WeightMatrix,
 };
+use mest_runtime::sparse::Units;
 use std::borrow::Cow;
 
 /// Pixels of a forward tile, between AVX2's four and AVX-512's eight.
@@ -27,6 +28,7 @@ const LIST_UNITS: f64 = 8.0;
 pub(super) struct MatrixDraft {
     pub(super) matrix: WeightMatrix,
     pub(super) block: Block,
+    pub(super) structure: Structure,
     pub(super) capacity: usize,
     pub(super) units: SlotId,
     pub(super) density: Option<f64>,
@@ -92,12 +94,13 @@ impl Lowering<'_> {
             };
             let matrix = sparsity.of_parameter(id).map(|layer| {
                 let peak = match (&self.options.peak, layer.density) {
-                    (PeakDensity::Mutation(config), Some(density)) => layer.units.budget(config.capacity_density(density)),
+                    (PeakDensity::Mutation(config), Some(density)) => layer.units.grown(config.capacity_density(density)),
                     _ => 0,
                 };
                 let capacity = layer.live.max(peak);
                 let units = self.slot(&format!("{name}.units"), Class::Masks, Element::U32, capacity, true);
-                MatrixDraft { matrix: layer.units.matrix, block: layer.units.block, capacity, units, density: layer.density }
+                let Units { matrix, block, structure } = layer.units;
+                MatrixDraft { matrix, block, structure, capacity, units, density: layer.density }
             });
             let draft = self.declare(name, parameter.dims.clone(), role, matrix);
             self.parameter_of.insert(draft.name.clone(), self.parameters.len());
@@ -207,6 +210,7 @@ impl Lowering<'_> {
         let storage = draft.matrix.map_or(Storage::Plain, |m| Storage::Matrix {
             matrix: m.matrix,
             block: m.block,
+            structure: m.structure,
             capacity: m.capacity,
             units: self.resolve(m.units),
             density: m.density,
