@@ -249,7 +249,8 @@ pub struct Constant {
 /// One line of the memory plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClassBytes {
-    /// `weights`, `gradients`, `optimizer`, `masks`, `topology`, `activations`, `state`, `data`, `scratch`, `padding`.
+    /// `weights`, `gradients`, `optimizer`, `masks`, `topology`, `activations` (kept for the backward pass), `transient`, `state`, `data`,
+    /// `scratch`, `padding`.
     pub class: Cow<'static, str>,
     /// Bytes at the peak.
     pub bytes: usize,

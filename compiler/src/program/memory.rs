@@ -25,7 +25,7 @@ pub fn live_ranges(slots: &[Slot], schedule: &Schedule) -> BTreeMap<usize, (usiz
 pub struct Peak {
     /// Index of the launch.
     pub launch: usize,
-    /// Bytes by class: those of [`super::Class`], but activations that backward reads as `activations`, all other values on the way as
+    /// Bytes by class, all classes: those of [`super::Class`], but activations that backward reads as `activations`, all other values on the way as
     /// `transient`.
     pub bytes: BTreeMap<&'static str, usize>,
 }
@@ -36,7 +36,8 @@ pub fn at_peak(slots: &[Slot], schedule: &Schedule) -> Peak {
     let live = |time: usize| ranges.iter().filter(move |(_, (first, last))| (*first..=*last).contains(&time));
     let launches = 0..schedule.launches.len();
     let launch = launches.max_by_key(|&time| live(time).map(|(&slot, _)| bytes(&slots[slot])).sum::<usize>()).unwrap_or(0);
-    let mut peak = Peak { launch, bytes: BTreeMap::new() };
+    let classes = ["weights", "gradients", "optimizer", "masks", "topology", "activations", "transient", "state", "data"];
+    let mut peak = Peak { launch, bytes: classes.map(|class| (class, 0)).into() };
     for slot in slots.iter().filter(|slot| slot.persistent) {
         *peak.bytes.entry(slot.class.name()).or_default() += slot.len * 4;
     }
