@@ -113,6 +113,7 @@ fn vendored_manifest() -> Result<String, PackageError> {
     manifest.remove("dev-dependencies");
     manifest.remove("lints");
     manifest.remove("bench");
+    manifest.remove("test");
     for (section, inherited) in [("package", "package"), ("dependencies", "dependencies")] {
         let Some(Value::Table(keys)) = manifest.get_mut(section) else { continue };
         for (key, value) in keys.iter_mut() {
@@ -149,7 +150,7 @@ mod tests {
     fn the_vendored_manifest_stands_alone() {
         let text = vendored_manifest().expect("it resolves");
         let manifest: Table = text.parse().expect("it is TOML");
-        assert!(!text.contains("workspace"), "{text}");
+        assert!(!text.contains("workspace") && !text.contains("[[test]]"), "{text}");
         assert_eq!(manifest["package"]["edition"].as_str(), Some("2024"));
         assert_eq!(manifest["package"]["name"].as_str(), Some("mest-runtime"));
         assert!(manifest["dependencies"].as_table().is_some_and(|dependencies| dependencies.contains_key("thiserror")), "{text}");
