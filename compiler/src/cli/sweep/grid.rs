@@ -18,7 +18,7 @@ const OF_SPARSE_LAYERS: [&str; 9] = ["scheme", "sparsity", "density", "distribut
 
 /// What a sweep runs.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Grid {
+pub(crate) struct Grid {
     /// The model that every run begins with; `None` for the built-in one.
     pub(super) model: Option<PathBuf>,
     /// Keys that the grid varies, in order.
@@ -29,7 +29,7 @@ pub(super) struct Grid {
 
 /// One run.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Cell {
+pub(crate) struct Cell {
     /// Its folder's name.
     pub(super) name: String,
     /// The grid's keys and this run's values; keys that say nothing for its policy are absent.
@@ -52,7 +52,11 @@ impl Grid {
         Grid::of(map, overrides).map_err(|errors| Failure::refused_all(format!("{shown}: the sweep can't be run:"), &errors))
     }
 
-    fn of(map: Map<String, Value>, overrides: &[(&str, String)]) -> Result<Self, Vec<String>> {
+    /// The grid of a recipe with a table of values; `overrides` lie over its keys.
+    ///
+    /// # Errors
+    /// A table that is no grid, and every run whose recipe can't be used.
+    pub(crate) fn of(map: Map<String, Value>, overrides: &[(&str, String)]) -> Result<Self, Vec<String>> {
         let mut map: Map<String, Value> = map.into_iter().map(|(key, value)| (key.replace('_', "-"), value)).collect();
         let model = map.remove(MODEL).and_then(|value| value.as_str().map(PathBuf::from));
         let Some(Value::Object(grid)) = map.remove(GRID) else {

@@ -1,6 +1,6 @@
 //! `mestc sweep`: a grid of runs to the end, and the tables and plots that compare them.
 
-mod grid;
+pub(super) mod grid;
 mod plot;
 mod table;
 
