@@ -240,7 +240,7 @@ pub fn kept_bytes_range(imported: &Imported, settings: &Settings) -> Result<(usi
     let chain = chain(&training, &sparsity)?;
     let (mut too_few, mut most) = (0, chain.kept_bytes().max(1));
     while chain.choose(most).is_none() {
-        (too_few, most) = (most, most * 2);
+        (too_few, most) = (most, most.checked_mul(2).ok_or(CompileError::KeptBytes { bytes: most })?);
     }
     let mut fewest = most;
     // To a part in 64: the search counts no finer than its buckets anyway.

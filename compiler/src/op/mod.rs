@@ -273,6 +273,11 @@ operators! {
 }
 
 impl Op {
+    /// Whether this is what training minimises.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Op::SoftmaxCrossEntropy(_) | Op::MeanSquaredError(_))
+    }
+
     /// Whether each output element depends on one element of each operand (after broadcasting): what fusion may chain.
     pub fn is_elementwise(&self) -> bool {
         matches!(

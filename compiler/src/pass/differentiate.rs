@@ -143,7 +143,7 @@ pub fn differentiate(graph: &mut Graph) -> Result<(), DifferentiateError> {
 /// # Errors
 /// There is none, or several.
 pub fn loss_node(graph: &Graph) -> Result<NodeId, DifferentiateError> {
-    let is_loss = |id: &NodeId| matches!(graph.node(*id).op, Op::SoftmaxCrossEntropy(_) | Op::MeanSquaredError(_));
+    let is_loss = |id: &NodeId| graph.node(*id).op.is_loss();
     let losses: Vec<NodeId> = graph.ids().into_iter().filter(is_loss).collect();
     match losses[..] {
         [] => Err(DifferentiateError::NoLoss),

@@ -202,7 +202,7 @@ impl<'a> Forward<'a> {
 
     /// Whether a node that is neither part of the forward pass nor the loss reads `value`.
     fn read_backward(&self, value: Value) -> bool {
-        self.graph.uses(value).iter().any(|(reader, _)| !self.position.contains_key(reader) && !is_loss(self.graph, *reader))
+        self.graph.uses(value).iter().any(|(reader, _)| !self.position.contains_key(reader) && !self.graph.node(*reader).op.is_loss())
     }
 
     /// The batched outputs of `id`.
@@ -335,13 +335,9 @@ fn repeat(graph: &mut Graph, nodes: &[NodeId], is_forward: &BTreeSet<NodeId>, ke
     let repeated: BTreeSet<NodeId> = copies.values().map(|copy| copy.node).collect();
     for (&value, &copy) in &copies {
         for (reader, position) in graph.uses(value) {
-            if !is_forward.contains(&reader) && !repeated.contains(&reader) && !is_loss(graph, reader) {
+            if !is_forward.contains(&reader) && !repeated.contains(&reader) && !graph.node(reader).op.is_loss() {
                 graph.set_input(reader, position, copy);
             }
         }
     }
-}
-
-fn is_loss(graph: &Graph, id: NodeId) -> bool {
-    matches!(graph.node(id).op, Op::SoftmaxCrossEntropy(_) | Op::MeanSquaredError(_))
 }

@@ -276,8 +276,7 @@ impl<'a> Lowering<'a> {
                 Unit::Node(id) => lowering.node(*id)?,
                 Unit::Cluster(cluster) => lowering.cluster(&fusion.clusters[*cluster])?,
             }
-            let is_loss = |id: NodeId| matches!(graph.node(id).op, Op::SoftmaxCrossEntropy(_) | Op::MeanSquaredError(_));
-            if matches!(unit, Unit::Node(id) if is_loss(*id)) {
+            if matches!(unit, Unit::Node(id) if graph.node(*id).op.is_loss()) {
                 forward = Some(lowering.shared.launches.len());
             }
         }
