@@ -1,8 +1,8 @@
-//! The arena: one aligned allocation that holds the whole training state.
+//! The arena: one aligned piece of memory that holds the whole training state.
 
 use crate::manifest::{Element, Slot};
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-use std::ptr::NonNull;
+use alloc::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use core::ptr::NonNull;
 
 /// Alignment of the arena and of every slot: one cache line, one AVX-512 vector.
 pub const ALIGNMENT: usize = 64;
@@ -13,12 +13,18 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Allocations from this size on are made of whole huge pages.
 const LARGE: usize = HUGE_PAGE / 2;
 
-/// One allocation, zeroed at birth, never grown.
+/// One piece of memory, zeroed at birth, never grown.
 #[derive(Debug)]
 pub struct Arena {
     memory: NonNull<u8>,
     bytes: usize,
+    /// Of the allocation, if it is the arena's own.
+    allocated: Option<Layout>,
 }
+
+/// One line, which an arena of no bytes points at.
+#[repr(align(64))]
+struct Line;
 
 // SAFETY: the arena owns its memory; shared access hands out only shared slices.
 unsafe impl Send for Arena {}
@@ -32,7 +38,7 @@ impl Arena {
         // SAFETY: the layout's size is at least one alignment, never zero.
         let memory = unsafe { alloc(layout) };
         let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", feature = "std"))]
         if bytes >= LARGE {
             // Pages are chosen when they are first touched, so before they are cleared.
             // SAFETY: the range is this allocation. The advice may be refused, which costs speed alone.
@@ -40,7 +46,23 @@ impl Arena {
         }
         // SAFETY: the range is this allocation.
         unsafe { memory.as_ptr().write_bytes(0, layout.size()) };
-        Arena { memory, bytes }
+        Arena { memory, bytes, allocated: Some(layout) }
+    }
+
+    /// An arena of no bytes, which allocates nothing.
+    pub(crate) fn empty() -> Self {
+        Arena { memory: NonNull::<Line>::dangling().cast(), bytes: 0, allocated: None }
+    }
+
+    /// An arena of `bytes` zeros at the beginning of `memory`, and the memory behind it; `None` where there is too little. What
+    /// lies before the first multiple of [`ALIGNMENT`] is left out.
+    pub fn within(memory: &'static mut [u8], bytes: usize) -> Option<(Self, &'static mut [u8])> {
+        let before = memory.as_ptr().align_offset(ALIGNMENT);
+        let (_, aligned) = memory.split_at_mut_checked(before)?;
+        let (own, rest) = aligned.split_at_mut_checked(bytes)?;
+        own.fill(0);
+        let memory = NonNull::new(own.as_mut_ptr())?;
+        Some((Arena { memory, bytes, allocated: None }, rest))
     }
 
     fn layout(bytes: usize) -> Layout {
@@ -82,31 +104,33 @@ impl Arena {
     /// The floats of `slot`.
     pub fn floats(&self, slot: Slot) -> &[f32] {
         // SAFETY: in bounds and aligned (see `start`); every bit pattern is a float; borrowed from self.
-        unsafe { std::slice::from_raw_parts(self.start(slot, Element::F32).cast(), slot.len) }
+        unsafe { core::slice::from_raw_parts(self.start(slot, Element::F32).cast(), slot.len) }
     }
 
     /// The floats of `slot`, to be written.
     pub fn floats_mut(&mut self, slot: Slot) -> &mut [f32] {
         // SAFETY: as in `floats`; the exclusive borrow makes it the only one.
-        unsafe { std::slice::from_raw_parts_mut(self.start(slot, Element::F32).cast(), slot.len) }
+        unsafe { core::slice::from_raw_parts_mut(self.start(slot, Element::F32).cast(), slot.len) }
     }
 
     /// The integers of `slot`.
     pub fn words(&self, slot: Slot) -> &[u32] {
         // SAFETY: in bounds and aligned (see `start`); borrowed from self.
-        unsafe { std::slice::from_raw_parts(self.start(slot, Element::U32).cast(), slot.len) }
+        unsafe { core::slice::from_raw_parts(self.start(slot, Element::U32).cast(), slot.len) }
     }
 
     /// The integers of `slot`, to be written.
     pub fn words_mut(&mut self, slot: Slot) -> &mut [u32] {
         // SAFETY: as in `words`; the exclusive borrow makes it the only one.
-        unsafe { std::slice::from_raw_parts_mut(self.start(slot, Element::U32).cast(), slot.len) }
+        unsafe { core::slice::from_raw_parts_mut(self.start(slot, Element::U32).cast(), slot.len) }
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.memory.as_ptr(), Self::layout(self.bytes)) }
+        if let Some(layout) = self.allocated {
+            // SAFETY: allocated in `new` with this layout.
+            unsafe { dealloc(self.memory.as_ptr(), layout) }
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Everything can be built in a `const`: generated Rust prints it as one.
 
-use std::borrow::Cow;
+use alloc::borrow::Cow;
 
 /// Element of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

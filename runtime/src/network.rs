@@ -4,6 +4,7 @@ use crate::arena::Arena;
 use crate::lanes::Isa;
 use crate::manifest::{Element, Manifest};
 use crate::optim::{Hyper, Optimizer};
+use crate::prelude::*;
 use crate::sparse::state::StateError;
 
 /// A phase of the program.
@@ -29,7 +30,7 @@ pub trait Network {
 
 /// Lends description and memory at once: the arena leaves the network meanwhile.
 pub(crate) fn with_parts<T>(net: &mut dyn Network, act: impl FnOnce(&Manifest, &mut Arena) -> T) -> T {
-    let mut arena = std::mem::replace(net.arena_mut(), Arena::new(0));
+    let mut arena = core::mem::replace(net.arena_mut(), Arena::empty());
     let result = act(net.manifest(), &mut arena);
     *net.arena_mut() = arena;
     result
@@ -95,6 +96,14 @@ pub enum NetError {
     Isa {
         /// The one asked for.
         isa: Isa,
+    },
+    /// Too little memory was handed in.
+    #[error("the network needs {needed} bytes, and {found} were handed in; hand in MEMORY_BYTES")]
+    Memory {
+        /// Bytes that it needs, aligned.
+        needed: usize,
+        /// Bytes that there are.
+        found: usize,
     },
     /// Its initial state can't be written.
     #[error(transparent)]
@@ -175,13 +184,15 @@ fn check_batch(manifest: &Manifest, input: &[f32], target: Target<'_>, examples:
     }
 }
 
-/// Writes what a step takes besides its batch: the hyper-parameters of step `step`, the first being 1, and what its randomness is keyed by.
+/// Writes what a step takes besides its batch: the hyper-parameters of step `step`, the first being 1, and what its randomness is keyed by: the
+/// seed and the steps before it.
 pub fn load_step(net: &mut dyn Network, rule: &UpdateRule, seed: u64, step: u64) {
     let (hyper_slot, seed_slot) = (net.manifest().io.hyper, net.manifest().io.seed);
     let arena = net.arena_mut();
     let UpdateRule { optimizer, learning_rate, weight_decay, max_norm } = rule;
     Hyper::write(arena.floats_mut(hyper_slot), optimizer, *learning_rate, *weight_decay, *max_norm, step);
-    let words = [seed as u32, (seed >> 32) as u32, step as u32, (step >> 32) as u32];
+    let before = step.saturating_sub(1);
+    let words = [seed as u32, (seed >> 32) as u32, before as u32, (before >> 32) as u32];
     arena.words_mut(seed_slot).copy_from_slice(&words);
 }
 
@@ -310,7 +321,7 @@ mod tests {
         let rule = UpdateRule { optimizer, learning_rate: 0.25, weight_decay: 0.125, max_norm: Some(2.0) };
         load_step(&mut net, &rule, 0x1_0000_0002, 0x3_0000_0004);
         let io = net.manifest.io.clone();
-        assert_eq!(net.arena.words(io.seed), [2, 1, 4, 3]);
+        assert_eq!(net.arena.words(io.seed), [2, 1, 3, 3]);
         let hyper = net.arena.floats(io.hyper);
         let written = [Hyper::LEARNING_RATE, Hyper::WEIGHT_DECAY, Hyper::MOMENTUM, Hyper::MAX_NORM].map(|index| hyper[index]);
         assert_eq!(written, [0.25, 0.125, 0.5, 2.0]);

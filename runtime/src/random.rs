@@ -4,6 +4,9 @@
 //! The generator is Philox 2x64 with ten rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). The seed is its
 //! key; index, step and purpose are its counter.
 
+#[cfg(not(feature = "std"))]
+use crate::float::Float as _;
+
 /// What randomness is drawn for. Draws for different purposes are independent. The numbers are part of the format of runs: never change one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -131,7 +134,7 @@ fn natural_logarithm(x: f64) -> f64 {
     let raw = x.to_bits();
     let mut exponent = (raw >> 52) as i64 - 1023;
     let mut mantissa = f64::from_bits((raw & ((1 << 52) - 1)) | 1023 << 52);
-    if mantissa > std::f64::consts::SQRT_2 {
+    if mantissa > core::f64::consts::SQRT_2 {
         mantissa *= 0.5;
         exponent += 1;
     }
@@ -139,7 +142,7 @@ fn natural_logarithm(x: f64) -> f64 {
     let z = (mantissa - 1.0) / (mantissa + 1.0);
     let square = z * z;
     let series = (0..12).rev().fold(0.0, |sum, k| sum * square + 1.0 / f64::from(2 * k + 1));
-    exponent as f64 * std::f64::consts::LN_2 + 2.0 * z * series
+    exponent as f64 * core::f64::consts::LN_2 + 2.0 * z * series
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! AVX2 with FMA: sixteen lanes in two registers, eight in one, four in half of one.
 
 use super::Lanes;
-use std::arch::x86_64::*;
+use core::arch::x86_64::*;
 
 /// 16 lanes in two 256-bit registers.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use super::Lanes;
 use super::avx2::{add_to, array, one_register, sum_eights, vectorize_with};
-use std::arch::x86_64::*;
+use core::arch::x86_64::*;
 
 /// 16 lanes in one 512-bit register.
 #[derive(Clone, Copy, Debug)]

@@ -1,9 +1,10 @@
 //! The instruction sets that kernels are built for.
 
-#[cfg(target_arch = "x86_64")]
 use super::Lanes;
-use std::fmt;
-use std::str::FromStr;
+#[cfg(target_arch = "x86_64")]
+use crate::prelude::*;
+use core::fmt;
+use core::str::FromStr;
 
 /// An instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,10 +32,15 @@ impl Isa {
     /// Whether this machine has it.
     pub fn available(self) -> bool {
         match self {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Isa::Avx512 => is_x86_feature_detected!("avx512f") && Isa::Avx2.available(),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            // Without an operating system to ask, what the program is compiled for.
+            #[cfg(all(target_arch = "x86_64", not(feature = "std")))]
+            Isa::Avx512 => cfg!(all(target_feature = "avx512f", target_feature = "avx2", target_feature = "fma")),
+            #[cfg(all(target_arch = "x86_64", not(feature = "std")))]
+            Isa::Avx2 => cfg!(all(target_feature = "avx2", target_feature = "fma")),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx512 | Isa::Avx2 => false,
             Isa::Portable => true,

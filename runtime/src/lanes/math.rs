@@ -28,6 +28,25 @@ pub const LOG: [f32; 9] = [
     3.333_333e-1,
 ];
 
+/// The square root, correctly rounded.
+#[inline(always)]
+pub fn sqrt(x: f32) -> f32 {
+    #[cfg(feature = "std")]
+    return x.sqrt();
+    #[cfg(not(feature = "std"))]
+    return libm::sqrtf(x);
+}
+
+/// `a * b + c`, rounded as often as the vectors of `L` round it.
+#[inline(always)]
+pub fn multiply_add<L: Lanes>(a: f32, b: f32, c: f32) -> f32 {
+    #[cfg(feature = "std")]
+    let fused = |a: f32, b, c| a.mul_add(b, c);
+    #[cfg(not(feature = "std"))]
+    let fused = libm::fmaf;
+    if L::FUSED { fused(a, b, c) } else { a * b + c }
+}
+
 /// Horner's scheme.
 #[inline(always)]
 unsafe fn polynomial<L: Lanes>(x: L::V, coefficients: &[f32]) -> L::V {
@@ -68,7 +87,7 @@ pub(super) unsafe fn exp<L: Lanes>(v: L::V) -> L::V {
         let v = L::select_less(v, low, low, v);
         let v = L::select_less(high, v, high, v);
         let round = L::splat(ROUND);
-        let n = L::sub(L::fma(v, L::splat(std::f32::consts::LOG2_E), round), round);
+        let n = L::sub(L::fma(v, L::splat(core::f32::consts::LOG2_E), round), round);
         let r = L::sub(v, L::mul(n, L::splat(LN2_HIGH)));
         let r = L::sub(r, L::mul(n, L::splat(LN2_LOW)));
         let tail = L::fma(polynomial::<L>(r, &EXP), L::mul(r, r), r);

@@ -131,7 +131,7 @@ pub trait Lanes: Copy + 'static {
         let mut buffer = Buffer::ZERO;
         // SAFETY: the caller vouches for `count` floats, fewer than a buffer has.
         unsafe {
-            std::ptr::copy_nonoverlapping(from, buffer.0.as_mut_ptr(), count);
+            core::ptr::copy_nonoverlapping(from, buffer.0.as_mut_ptr(), count);
             Self::from_buffer(&buffer)
         }
     }
@@ -142,7 +142,7 @@ pub trait Lanes: Copy + 'static {
         // SAFETY: as in `load_partial`.
         unsafe {
             let buffer = Self::to_buffer(v);
-            std::ptr::copy_nonoverlapping(buffer.0.as_ptr(), to, count);
+            core::ptr::copy_nonoverlapping(buffer.0.as_ptr(), to, count);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a core can compute at most: multiply-adds that never leave the registers.
 
 use super::{Isa, Lanes};
-use std::hint::black_box;
+use core::hint::black_box;
 
 /// Chains of dependent operations: enough to hide the latency of a multiply-add on two ports, few enough for sixteen registers.
 const CHAINS: usize = 10;

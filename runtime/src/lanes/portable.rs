@@ -17,9 +17,9 @@ pub type Portablex4 = Portable<1>;
 
 #[cfg(target_arch = "x86_64")]
 mod quad {
-    use std::arch::x86_64::*;
+    use core::arch::x86_64::*;
 
-    pub(super) use std::arch::x86_64::{
+    pub(super) use core::arch::x86_64::{
         __m128 as Quad, _mm_add_ps as add, _mm_div_ps as div, _mm_loadu_ps as load, _mm_mul_ps as mul, _mm_set1_ps as splat,
         _mm_sqrt_ps as sqrt, _mm_storeu_ps as store, _mm_sub_ps as sub,
     };
@@ -77,7 +77,7 @@ mod quad {
 
     #[inline(always)]
     pub(super) unsafe fn sqrt(a: Quad) -> Quad {
-        a.map(f32::sqrt)
+        a.map(super::super::math::sqrt)
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use super::schedule::{Period, falling};
 use super::{Decay, MutationSchedule, Policy, Progress, Span};
+use crate::prelude::*;
 use crate::sparse::Growth;
 
 /// How masks mutate. `None` leaves a default that follows the length of the run.

@@ -21,9 +21,11 @@ pub use mutator::{LayerReport, Mutator};
 pub use probe::DenseGradients;
 pub use schedule::{Decay, Intensity, MutationSchedule, Span};
 
+use crate::network::{self, Network};
+use crate::prelude::*;
 use crate::sparse::state::InitialMasks;
 use crate::sparse::{Growth, Units};
-use std::fmt::Debug;
+use core::fmt::Debug;
 
 /// How far a run is. Numbers count from 0 and mean what is about to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +130,15 @@ pub trait Policy: Debug + Sync {
     fn mutates(&self) -> bool {
         self.events() == Events::Recurring
     }
+}
+
+/// Changes the masks of `net` if an event is due at `progress`, and says what it did to each layer. No gradients of dead weights are read: a policy that
+/// wants them grows at random.
+pub fn mutate(net: &mut dyn Network, mutator: &mut Mutator, progress: &Progress) -> Vec<LayerReport> {
+    if !mutator.due(progress) {
+        return Vec::new();
+    }
+    network::with_parts(net, |manifest, arena| mutator.event(manifest, arena, progress, None))
 }
 
 /// Every policy; the first is the default.

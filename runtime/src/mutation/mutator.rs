@@ -4,6 +4,7 @@ use super::{DenseGradients, Events, MutationConfig, Progress, Saliency, Update};
 use crate::arena::Arena;
 use crate::manifest::{Manifest, Parameter, Role, Storage};
 use crate::network::Network;
+use crate::prelude::*;
 use crate::random::{Purpose, Stream};
 use crate::sparse::structure::Candidates;
 use crate::sparse::{Growth, Units, mask, state, topology};

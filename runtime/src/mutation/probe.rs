@@ -8,6 +8,7 @@ use crate::arena::Arena;
 use crate::manifest::{Manifest, Role, Slot, Storage};
 use crate::network::{self, Network, Phase};
 use crate::optim::Hyper;
+use crate::prelude::*;
 use crate::sparse::{Units, mask, state, topology};
 
 /// Gradients of all units of some parameters, live or dead, summed over batches.
@@ -196,7 +197,7 @@ struct Kept(Vec<(Slot, Vec<f32>)>, Vec<f32>);
 impl Kept {
     fn new(manifest: &Manifest, arena: &Arena) -> Self {
         let changes = manifest.parameters.iter().filter(|parameter| parameter.role != Role::Frozen);
-        let slots = changes.flat_map(|parameter| std::iter::once(parameter.value).chain(parameter.moments.iter().copied()));
+        let slots = changes.flat_map(|parameter| core::iter::once(parameter.value).chain(parameter.moments.iter().copied()));
         Kept(slots.map(|slot| (slot, arena.floats(slot).to_vec())).collect(), arena.floats(manifest.io.hyper).to_vec())
     }
 

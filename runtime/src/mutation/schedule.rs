@@ -1,8 +1,9 @@
 //! When masks mutate, and how strongly: a period, stages, and what each stage drops and grows to.
 
 use super::Progress;
+use crate::prelude::*;
+use core::fmt;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// A length or a moment of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +51,7 @@ impl Decay {
         }
         match self {
             Decay::Step => 1.0,
-            Decay::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * x).cos()),
+            Decay::Cosine => 0.5 * (1.0 + (core::f64::consts::PI * x).cos()),
             Decay::Sigmoid => {
                 let logistic = |x: f64| 1.0 / (1.0 + (SIGMOID_REACH * (2.0 * x - 1.0)).exp());
                 (logistic(x) - logistic(1.0)) / (logistic(0.0) - logistic(1.0))
@@ -191,7 +192,7 @@ impl MutationSchedule {
             let of = |count: usize| (share * count as f64 - 1e-9).ceil() as usize;
             Progress { epoch: of(epochs), epochs, iteration: of(iterations), iterations }
         };
-        let begins = std::iter::once(0.0).chain(self.stages.iter().map(|&moment| share(moment)));
+        let begins = core::iter::once(0.0).chain(self.stages.iter().map(|&moment| share(moment)));
         begins.map(|share| self.intensity(budget, &at(share)).grown).collect()
     }
 

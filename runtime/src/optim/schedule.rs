@@ -1,6 +1,7 @@
 //! The learning rate over a run.
 
 use crate::mutation::Progress;
+use crate::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// How the rate falls once warm-up is over.
@@ -67,7 +68,7 @@ impl LearningRate {
             }
             Schedule::Cosine => {
                 let share = (step - warmup) / (steps - warmup).max(1.0);
-                self.floor + (self.base - self.floor) * 0.5 * (1.0 + (std::f64::consts::PI * share).cos())
+                self.floor + (self.base - self.floor) * 0.5 * (1.0 + (core::f64::consts::PI * share).cos())
             }
         };
         rate.max(self.floor)

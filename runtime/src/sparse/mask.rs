@@ -4,6 +4,7 @@
 //! A mask is the ascending list of its live units.
 
 use crate::manifest::{Block, Structure, WeightMatrix};
+use crate::prelude::*;
 use crate::random::Stream;
 
 /// The units of a weight matrix.

@@ -2,9 +2,10 @@
 
 use super::mask::Units;
 use crate::manifest::{Block, LARGEST_LIBRARY, Patterns, Structure, WeightMatrix};
+use crate::prelude::*;
+use core::fmt;
+use core::str::FromStr;
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 
 /// Rows of a block that the tiles come in.
 pub const BLOCK_ROWS: [usize; 5] = [1, 2, 4, 8, 16];
@@ -198,7 +199,7 @@ impl Units {
 
 impl Default for Patterns {
     fn default() -> Self {
-        Patterns(std::array::from_fn(|index| LIBRARY.get(index).copied().unwrap_or(0)))
+        Patterns(core::array::from_fn(|index| LIBRARY.get(index).copied().unwrap_or(0)))
     }
 }
 
@@ -218,7 +219,7 @@ impl Patterns {
         if let Some(pattern) = patterns.iter().find(|pattern| pattern.count_ones() != patterns[0].count_ones()) {
             return wrong(format!("{pattern} and {} have different numbers of cells", patterns[0]));
         }
-        Ok(Patterns(std::array::from_fn(|index| patterns.get(index).copied().unwrap_or(0))))
+        Ok(Patterns(core::array::from_fn(|index| patterns.get(index).copied().unwrap_or(0))))
     }
 }
 

@@ -5,8 +5,9 @@ use super::structure::Growth;
 use super::topology;
 use crate::arena::Arena;
 use crate::manifest::{Manifest, Parameter, Slot, Storage};
+use crate::prelude::*;
 use crate::random::{Purpose, Stream};
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
 
 /// How the masks of the first step are chosen. Layers that are computed densely have every unit live whatever this says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -120,7 +121,7 @@ pub fn initialize(manifest: &Manifest, arena: &mut Arena, masks: &InitialMasks, 
     let mut scratch = topology::Scratch::default();
     for (index, parameter) in manifest.parameters.iter().enumerate() {
         let dense = template_values(manifest, index)?;
-        for slot in std::iter::once(&parameter.value).chain(&parameter.gradient).chain(parameter.moments.iter()) {
+        for slot in core::iter::once(&parameter.value).chain(&parameter.gradient).chain(parameter.moments.iter()) {
             arena.floats_mut(*slot).fill(0.0);
         }
         match parameter.storage {
@@ -326,7 +327,7 @@ pub(crate) fn remap(manifest: &Manifest, arena: &mut Arena, index: usize, live: 
     check_units(parameter, live)?;
     let Storage::Matrix { block, units: slot, .. } = parameter.storage else { return Ok(()) };
     let from = old_positions(live_units(manifest, arena, index), live);
-    for slot in std::iter::once(&parameter.value).chain(&parameter.gradient).chain(parameter.moments.iter()) {
+    for slot in core::iter::once(&parameter.value).chain(&parameter.gradient).chain(parameter.moments.iter()) {
         move_units(arena.floats_mut(*slot), block.rows * block.columns, &from);
     }
     store_units(arena, parameter, slot, live);

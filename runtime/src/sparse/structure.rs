@@ -13,6 +13,7 @@
 
 use super::mask::{self, Units};
 use crate::manifest::{Patterns, Structure};
+use crate::prelude::*;
 use crate::random::Stream;
 
 /// How dead clusters are chosen to grow.

@@ -7,6 +7,7 @@
 use super::mask::Units;
 use crate::arena::Arena;
 use crate::manifest::{Manifest, Storage, Stream, StreamOrder};
+use crate::prelude::*;
 
 /// Memory that rebuilding reuses from one call to the next.
 #[derive(Debug, Default)]

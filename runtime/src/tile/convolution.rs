@@ -10,7 +10,7 @@ pub use backward::{backward_sweep, weight_gradient};
 
 use super::{ClearUnits, GatherGradient, GatherValues, Spmm};
 use crate::lanes::Lanes;
-use std::ops::Range;
+use core::ops::Range;
 
 /// The `part`-th of `parts` ranges of `count`.
 #[inline(always)]
@@ -192,7 +192,7 @@ pub unsafe fn clear_units<L: Lanes>(shape: &ClearUnits, starts: *const u32, dw: 
     unsafe {
         let first = *starts as usize * shape.unit_elements;
         let end = *starts.add(shape.block_columns) as usize * shape.unit_elements;
-        std::ptr::write_bytes(dw.add(first), 0, end - first);
+        core::ptr::write_bytes(dw.add(first), 0, end - first);
     }
 }
 

@@ -49,7 +49,7 @@ pub unsafe fn embedding_gradient<L: Lanes>(shape: &EmbeddingGradient, part: usiz
     // SAFETY: the tile's contract (see the parent module); a part touches its own elements of the table's rows.
     unsafe {
         for row in 0..table_rows {
-            std::ptr::write_bytes(dtable.add(row * width + elements.start), 0, elements.len());
+            core::ptr::write_bytes(dtable.add(row * width + elements.start), 0, elements.len());
         }
         for position in 0..groups * positions {
             let rows = rows_of::<L>(index.add(position * L::LANES), table_rows);

@@ -24,6 +24,7 @@ pub mod normalization;
 pub mod pooling;
 pub mod random_mask;
 pub mod reduction;
+#[cfg(feature = "std")]
 pub mod reference;
 pub mod update;
 
@@ -32,6 +33,7 @@ use crate::lanes;
 use crate::lanes::Isa;
 #[cfg(all(feature = "symbols", not(test)))]
 use crate::lanes::Lanes;
+use crate::prelude::*;
 
 tiles! {
     // ---- data_movement ------------------------------------------------------------------------------------------------

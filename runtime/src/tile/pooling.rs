@@ -2,7 +2,7 @@
 
 use super::{AveragePool, AveragePoolBackward, MaxPool, MaxPoolBackward};
 use crate::lanes::Lanes;
-use std::ops::Range;
+use core::ops::Range;
 
 /// The window along one axis.
 #[derive(Clone, Copy)]

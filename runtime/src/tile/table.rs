@@ -1,5 +1,7 @@
 //! The macro behind the tile table.
 
+use crate::prelude::*;
+
 /// Types that may appear in a tile's shape.
 pub trait ShapeField: Copy {
     /// The value as Rust source.
@@ -199,7 +201,7 @@ macro_rules! tiles {
             /// Address of the shape inside `self`: the first argument of [`Tile::symbol`]'s function.
             pub fn shape_pointer(&self) -> *const u8 {
                 match self {
-                    $(Tile::$shape(shape) => std::ptr::from_ref(shape).cast(),)*
+                    $(Tile::$shape(shape) => core::ptr::from_ref(shape).cast(),)*
                 }
             }
 

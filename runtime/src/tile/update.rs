@@ -1,9 +1,11 @@
 //! Update rules, operation by operation as PyTorch orders them.
 
 use super::{Adam, ClipScale, Sgd, SgdMomentum, SumSquares};
+#[cfg(not(feature = "std"))]
+use crate::float::Float as _;
 use crate::lanes::Lanes;
 use crate::optim::Hyper;
-use std::ops::Range;
+use core::ops::Range;
 
 /// The `part`-th of `parts` ranges of `elements`; ranges begin at multiples of 16, so vectors stay aligned whatever the lanes.
 #[inline(always)]
@@ -18,7 +20,7 @@ unsafe fn each_vector<L: Lanes>(range: Range<usize>, mut body: impl FnMut(Access
     let mut at = range.start;
     while at < range.end {
         let count = (range.end - at).min(L::LANES);
-        body(Access { at, count, lanes: std::marker::PhantomData });
+        body(Access { at, count, lanes: core::marker::PhantomData });
         at += L::LANES;
     }
 }
@@ -28,7 +30,7 @@ unsafe fn each_vector<L: Lanes>(range: Range<usize>, mut body: impl FnMut(Access
 struct Access<L> {
     at: usize,
     count: usize,
-    lanes: std::marker::PhantomData<L>,
+    lanes: core::marker::PhantomData<L>,
 }
 
 impl<L: Lanes> Access<L> {

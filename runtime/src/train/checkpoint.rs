@@ -5,6 +5,7 @@
 use super::{EpochMetrics, TrainError, file::write_atomically};
 use crate::arena::Arena;
 use crate::manifest::{Manifest, Parameter, Slot, Storage};
+use crate::network::{self, Network};
 use crate::recipe::{Difference, Recipe};
 use crate::sampling::SamplingState;
 use crate::sparse::state::{self, StateError};
@@ -176,6 +177,25 @@ pub struct Position<'a> {
     pub metrics: &'a [EpochMetrics],
     /// Which examples are left out.
     pub sampling: Option<SamplingState>,
+}
+
+/// Writes the state of a network that is stepped by hand, `iterations` steps so far.
+///
+/// # Errors
+/// [`TrainError::Write`].
+pub fn save(net: &dyn Network, recipe: &Recipe, iterations: u64, path: &Path) -> Result<(), TrainError> {
+    let position = Position { recipe, epoch: 0, iteration: iterations, data_hash: 0, wall_s: 0.0, metrics: &[], sampling: None };
+    Checkpoint::capture(net.manifest(), net.arena(), position).write(path)
+}
+
+/// Puts the state of the checkpoint at `path` into `net`; the iterations that led to it.
+///
+/// # Errors
+/// Every [`CheckpointError`] but those of a mismatching run.
+pub fn load(net: &mut dyn Network, path: &Path) -> Result<u64, TrainError> {
+    let checkpoint = Checkpoint::read(path)?;
+    network::with_parts(net, |manifest, arena| checkpoint.restore(manifest, arena))?;
+    Ok(checkpoint.iteration)
 }
 
 impl Checkpoint {

@@ -6,8 +6,7 @@ use super::{CHECKPOINT, EpochMetrics, FitReport, Observer, Plan, Step, TrainErro
 use crate::data::{Dataset, Split, loader::Batch, loader::Loader};
 use crate::manifest::{Element, Manifest, Storage};
 use crate::mutation::{DenseGradients, Mutator, Progress};
-use crate::network::{self, Network, Phase, StepReport, with_parts};
-use crate::optim::Hyper;
+use crate::network::{self, Network, Phase, StepReport, UpdateRule, with_parts};
 use crate::recipe::Recipe;
 use crate::sampling::{Sampling, Selective, Uniform};
 use crate::sparse::Units;
@@ -264,12 +263,9 @@ impl<'a> Run<'a> {
     /// Hands the network a batch and what its step takes besides.
     fn load(&mut self, batch: &Batch, learning_rate: f64) -> Result<(), TrainError> {
         self.targets.load(self.net, batch)?;
-        let (hyper, seed) = (self.net.manifest().io.hyper, self.net.manifest().io.seed);
-        let arena = self.net.arena_mut();
-        let (rule, recipe, number) = (&self.plan.optimizer, self.recipe, self.iterations as u64);
-        Hyper::write(arena.floats_mut(hyper), rule, learning_rate, recipe.weight_decay, recipe.clip_norm, number + 1);
-        let words = [recipe.seed as u32, (recipe.seed >> 32) as u32, number as u32, (number >> 32) as u32];
-        arena.words_mut(seed).copy_from_slice(&words);
+        let Recipe { weight_decay, clip_norm: max_norm, seed, .. } = *self.recipe;
+        let rule = UpdateRule { optimizer: self.plan.optimizer, learning_rate, weight_decay, max_norm };
+        network::load_step(self.net, &rule, seed, self.iterations as u64 + 1);
         Ok(())
     }
 

@@ -54,7 +54,7 @@ pub unsafe fn weight_gradient<L: Lanes>(
 ) {
     let &WeightGradient { block_columns, rows_per_block, columns_per_block, pixels, x_pixel, x_channel, dy_pixel, dy_channel } = shape;
     let shape = BackwardSweep { block_columns, rows_per_block, columns_per_block, pixels, x_pixel, x_channel, dy_pixel, dy_channel };
-    let (dx, values) = (std::ptr::null_mut(), std::ptr::null());
+    let (dx, values) = (core::ptr::null_mut(), core::ptr::null());
     // SAFETY: the tile's contract; without dX neither `dx` nor `values` is touched.
     unsafe { sweep::<L, false>(Sweep { shape, x, factor, shift, dx, dy, starts, offsets, values, dw }) }
 }
