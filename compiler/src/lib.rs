@@ -7,6 +7,7 @@ pub mod accounting;
 #[cfg(feature = "jit")]
 pub mod bench;
 pub mod budget;
+pub mod build;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod describe;

@@ -1,4 +1,4 @@
-//! The attribute's arguments: `model`, `runtime`, and the recipe's keys.
+//! The attribute's arguments: `model`, `runtime`, `std`, and the recipe's keys.
 
 use crate::report::Report;
 use mest_runtime::recipe::{Recipe, RecipeError};
@@ -17,6 +17,8 @@ pub(crate) struct Arguments {
     pub(crate) model: Option<LitStr>,
     /// Path of the runtime crate, if given.
     pub(crate) runtime: Option<Path>,
+    /// Whether the network may use `std`: threads, files, the recipe.
+    pub(crate) std: Option<bool>,
     /// Whether keys and values could be told apart.
     pub(crate) readable: bool,
     /// Everything else, by key.
@@ -71,6 +73,8 @@ pub(crate) fn read(tokens: TokenStream, report: &mut Report) -> Arguments {
             ("model", _) => report.at(&value, "model: write the path of an ONNX file in quotes"),
             ("runtime", Expr::Path(path)) => read.runtime = Some(path.path.clone()),
             ("runtime", _) => report.at(&value, "runtime: write the path of the runtime crate, `::mest_runtime` say"),
+            ("std", Expr::Lit(literal)) if let Lit::Bool(flag) = &literal.lit => read.std = Some(flag.value),
+            ("std", _) => report.at(&value, "std: write true or false"),
             _ => match json(&value) {
                 Ok(json) if !read.keys.contains_key(&name) => {
                     read.spans.0.insert(name.replace('_', "-"), (key.span(), value.span()));

@@ -5,7 +5,7 @@ use crate::function;
 use crate::report::Report;
 use mest_runtime::recipe::Recipe;
 use mestc::budget;
-use mestc::engine::rust::{EmitOptions, emit_items};
+use mestc::engine::rust::{EmitOptions, StdItems, emit_items};
 use mestc::onnx::{self, Imported};
 use mestc::program::Program;
 use proc_macro2::{Span, TokenStream};
@@ -125,6 +125,7 @@ fn items(
         net: net.clone(),
         source: source.to_owned(),
         made_by: "#[sparse_train]".to_owned(),
+        std: if arguments.std == Some(false) { StdItems::Absent } else { StdItems::Present },
         ..EmitOptions::new(recipe)
     };
     let items = emit_items(program, &options).map_err(|error| Error::new(net.span(), error))?;

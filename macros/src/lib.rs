@@ -24,8 +24,9 @@ use proc_macro::TokenStream;
 /// std::fs::write("trained.onnx", net.export_onnx())?;
 /// ```
 ///
-/// Every key but `model` and `runtime` is one of the recipe's, spelled with `_`: numbers, strings, booleans and arrays of them, as in the
-/// TOML file. `runtime = path` names the runtime crate where it is not reached through `mest`. All mistakes are reported at once, each on the
+/// Every key but `model`, `runtime` and `std` is one of the recipe's, spelled with `_`: numbers, strings, booleans and arrays of them, as in the
+/// TOML file. `runtime = path` names the runtime crate where it is not reached through `mest`; `std = false` leaves out what needs `std` (`new`, `recipe`, `save`, `load`), and `Net::over` is
+/// the constructor then, over memory that is handed in. All mistakes are reported at once, each on the
 /// token that is wrong.
 ///
 /// # From a function

@@ -70,6 +70,7 @@ mod structs {
         let model = r#"model = "../examples/models/digits_mlp.onnx""#;
         check(&format!("{model}, batch = 8, batch = 16"), "struct Net;", &[("batch", "`batch` is given twice")]);
         check(&format!("{model}, lr = 1.0 / 8.0"), "struct Net;", &[("1.0 / 8.0", "write a number")]);
+        check(&format!("{model}, std = 1"), "struct Net;", &[("1", "write true or false")]);
         check(&format!("{model}, runtime = 3"), "struct Net;", &[("3", "write the path of the runtime crate")]);
         let found = refused(&format!("{model}, batch"), "struct Net;");
         assert!(matches!(&found[..], [(_, why)] if why.contains("write key = value")), "{found:?}");
@@ -118,6 +119,12 @@ mod functions {
         );
         assert!(items.contains("pub (crate) use __sparse_train_littlenet :: LittleNet"), "{}", &items[..300]);
         assert!(items.starts_with("# [doc = r\" Small.\"]") || items.starts_with("# [doc = \" Small.\"]"), "{}", &items[..100]);
+    }
+
+    #[test]
+    fn without_std_memory_is_handed_in() {
+        let items = accepted("batch = 4, std = false", "fn net(x: Vector<6>) -> Logits<2> { linear(x, 2) }");
+        assert!(items.contains("fn over") && !items.contains("fn new") && !items.contains("std ::"), "it needs std");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(super) struct Scope<'a> {
 pub(super) fn function(kernel: &Kernel, name: Ident, users: &[&str], comments: bool) -> KernelFunction {
     let mut used = Used::default();
     kernel.body.iter().for_each(|statement| used.statement(statement));
-    let mut names = Names::reserving(&["scratch", "item", "items", "fma"]);
+    let mut names = Names::reserving(&["scratch", "item", "items"]);
     let arguments: Vec<Ident> = kernel
         .arguments
         .iter()
@@ -153,8 +153,8 @@ impl Scope<'_> {
     /// The address, as the pointer type that a tile takes.
     fn pointer_as(&self, address: &Address, of: &str) -> TokenStream {
         let element = match address.base {
-            Base::Null if of.contains("const") => return quote!(std::ptr::null()),
-            Base::Null => return quote!(std::ptr::null_mut()),
+            Base::Null if of.contains("const") => return quote!(core::ptr::null()),
+            Base::Null => return quote!(core::ptr::null_mut()),
             Base::Argument(argument) => self.kernel.arguments[argument].1,
             Base::Scratch => Element::F32,
         };
@@ -174,7 +174,7 @@ impl Scope<'_> {
                 quote!(#ident)
             }
             Base::Scratch => quote!(scratch),
-            Base::Null => return quote!(std::ptr::null_mut()),
+            Base::Null => return quote!(core::ptr::null_mut()),
         };
         let mut sum = terms(&address.offset);
         sum.extend_from_slice(moves);

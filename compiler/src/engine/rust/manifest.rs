@@ -1,6 +1,7 @@
 //! The manifest as constants.
 
 use super::map;
+use mest_runtime::arena::ALIGNMENT;
 use mest_runtime::manifest::{
     BatchedSlot, Block, ClassBytes, Constant, Element, Io, Manifest, Parameter, Patterns, Role, Slot, Storage, Stream, StreamOrder,
     Structure, WeightMatrix,
@@ -20,10 +21,13 @@ pub(super) fn items(manifest: &Manifest, template: &TokenStream) -> TokenStream 
         let (at, values) = (slot(at), values.iter().map(|value| map::constant(*value)));
         quote!(manifest::Constant { slot: #at, values: Cow::Borrowed(&[#(#values),*]) })
     });
+    let memory_bytes = arena_bytes.next_multiple_of(ALIGNMENT) + scratch_bytes + ALIGNMENT;
     let (io, offsets) = (self::io(io), numbers(&holes.offsets));
     quote! {
         /// Bytes of the whole training state.
         pub const ARENA_BYTES: usize = #arena_bytes;
+
+        const MEMORY_BYTES: usize = #memory_bytes;
 
         static TEMPLATE: &[u8] = #template;
 

@@ -180,14 +180,14 @@ fn scalar(operation: &ChainOp) -> TokenStream {
         ChainOp::Constant(value) => constant(value),
         ChainOp::Sqrt(a) => {
             let a = name(a);
-            quote!(#a.sqrt())
+            quote!(lanes::math::sqrt(#a))
         }
         ChainOp::PowerOfTwo(a) => bits(&quote!(power_of_two), a),
         ChainOp::Exponent(a) => bits(&quote!(exponent), a),
         ChainOp::Significand(a) => bits(&quote!(significand), a),
         ChainOp::Fma(a, b, c) => {
             let (a, b, c) = (name(a), name(b), name(c));
-            quote!(fma::<L>(#a, #b, #c))
+            quote!(lanes::math::multiply_add::<L>(#a, #b, #c))
         }
         ChainOp::SelectLess(a, b, c, d) => {
             let (a, b, c, d) = (name(a), name(b), name(c), name(d));

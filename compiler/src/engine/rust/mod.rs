@@ -15,7 +15,7 @@ pub mod remote;
 mod tests;
 
 use crate::program::bounds::{self, InvalidProgram};
-use crate::program::{ChainOp, Program, Statement, Width};
+use crate::program::{Program, Statement};
 use kernel::KernelFunction;
 use mest_runtime::network::UpdateRule;
 use mest_runtime::optim::Optimizer;
@@ -43,6 +43,34 @@ pub struct EmitOptions {
     pub initial_masks: InitialMasks,
     /// What the network is trained with; `Net::recipe` gives it to [`mest_runtime::train::fit`].
     pub recipe: Recipe,
+    /// Where what needs `std` goes.
+    pub std: StdItems,
+}
+
+/// What becomes of the items that need `std`: threads, files, the recipe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StdItems {
+    /// They depend on the feature `std` of the crate that the code is in.
+    Feature,
+    /// They are there.
+    #[default]
+    Present,
+    /// They are left out.
+    Absent,
+}
+
+impl StdItems {
+    /// `items`, each complete, as this says.
+    fn keep(self, items: impl IntoIterator<Item = TokenStream>) -> TokenStream {
+        items
+            .into_iter()
+            .map(|item| match self {
+                StdItems::Feature => quote!(#[cfg(feature = "std")] #item),
+                StdItems::Present => item,
+                StdItems::Absent => TokenStream::new(),
+            })
+            .collect()
+    }
 }
 
 impl EmitOptions {
@@ -61,6 +89,7 @@ impl EmitOptions {
             },
             initial_masks: recipe.policy.0.initial_masks(),
             recipe: recipe.clone(),
+            std: StdItems::Present,
         }
     }
 }
@@ -68,9 +97,9 @@ impl EmitOptions {
 /// A program as the source of a crate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Generated {
-    /// `src/lib.rs`.
+    /// `src/lib.rs`, or the file to be included.
     pub lib_rs: String,
-    /// What it includes: path within `src`, contents.
+    /// What it includes: path beside it, contents.
     pub files: Vec<(String, Vec<u8>)>,
 }
 
@@ -79,9 +108,21 @@ pub struct Generated {
 /// # Errors
 /// [`InvalidProgram`] if the program breaks a rule.
 pub fn emit(program: &Program, options: &EmitOptions) -> Result<Generated, InvalidProgram> {
-    let tokens = tokens(program, options, &quote!(include_bytes!("model.onnx")), true)?;
-    let lib_rs = format!("{}\n{}", header(program, options), layout(tokens));
+    let options = EmitOptions { std: StdItems::Feature, ..options.clone() };
+    let tokens = tokens(program, &options, &quote!(include_bytes!("model.onnx")), true)?;
+    let no_std = "#![cfg_attr(not(feature = \"std\"), no_std)]";
+    let lib_rs = format!("{}\n{no_std}\n\n{}", header(program, &options), layout(tokens));
     Ok(Generated { lib_rs, files: vec![("model.onnx".to_owned(), program.manifest.template.bytes.to_vec())] })
+}
+
+/// Prints `program` as a file for `include!`, in a crate with `std`; the model's file lies beside it as `weights`.
+///
+/// # Errors
+/// [`InvalidProgram`] if the program breaks a rule.
+pub fn emit_included(program: &Program, options: &EmitOptions, weights: &str) -> Result<Generated, InvalidProgram> {
+    let tokens = tokens(program, options, &quote!(include_bytes!(#weights)), true)?;
+    let source = format!("{}\n{}", header(program, options).replace("//!", "//"), layout(tokens));
+    Ok(Generated { lib_rs: source, files: vec![(weights.to_owned(), program.manifest.template.bytes.to_vec())] })
 }
 
 /// Prints `program` as the items of a module, the model file within them: what a macro expands to.
@@ -98,7 +139,7 @@ fn tokens(program: &Program, options: &EmitOptions, template: &TokenStream, comm
     let kernels = kernels(program, comments);
     let slots = net::slots(program);
     let phases = net::phases(program, &kernels, &slots, comments);
-    let (imports, fma) = (imports(program, options), fma(program));
+    let imports = imports(program, options);
     let (network, manifest) = (net::network(program, options, comments), manifest::items(&program.manifest, template));
     let (slots, recipe) = (slots.item, options.recipe.to_json());
     let functions = kernels.iter().flatten().map(|kernel| &kernel.item);
@@ -111,7 +152,6 @@ fn tokens(program: &Program, options: &EmitOptions, template: &TokenStream, comm
         #network
         #phases
         #(#functions)*
-        #fma
         #slots
         #manifest
     })
@@ -119,7 +159,7 @@ fn tokens(program: &Program, options: &EmitOptions, template: &TokenStream, comm
 
 /// One function for each kernel that is launched, at the kernel's index.
 fn kernels(program: &Program, comments: bool) -> Vec<Option<KernelFunction>> {
-    let mut names = Names::reserving(&["train", "evaluate", "at", "fma", "floats", "words"]);
+    let mut names = Names::reserving(&["train", "evaluate", "at", "floats", "words"]);
     let functions = program.kernels.iter().enumerate().map(|(index, kernel)| {
         let launches = program.schedules.iter().flat_map(|schedule| &schedule.launches);
         let mut users: Vec<&str> = launches.filter(|launch| launch.kernel == index).map(|launch| launch.label.as_str()).collect();
@@ -133,18 +173,23 @@ fn imports(program: &Program, options: &EmitOptions) -> TokenStream {
     let runtime = &options.runtime;
     let tile = any_statement(program, &|statement| matches!(statement, Statement::Tile { .. }))
         .then(|| quote!(use #runtime::tile::{self, out_of_line};));
+    let with_std = options.std.keep([quote!(use #runtime::recipe::Recipe;), quote!(use #runtime::train::{TrainError, checkpoint};)]);
     quote! {
+        extern crate alloc;
+
         use #runtime::arena::Arena;
         use #runtime::lanes::{self, Isa, Lanes};
         use #runtime::manifest::{self, Manifest};
         use #runtime::network::{self, BatchError, NetError, Network, Phase, StepReport, Target, UpdateRule};
+        use #runtime::mutation::{self, LayerReport, Mutator, Progress};
         use #runtime::optim::Optimizer;
-        use #runtime::recipe::Recipe;
         use #runtime::sparse::state::{self, InitialMasks};
         use #runtime::team::{Team, Worker};
         #tile
-        use std::borrow::Cow;
-        use std::ops::Range;
+        #with_std
+        use alloc::borrow::Cow;
+        use alloc::vec::Vec;
+        use core::ops::Range;
     }
 }
 
@@ -158,25 +203,7 @@ fn any_statement(program: &Program, wanted: &dyn Fn(&Statement) -> bool) -> bool
     program.schedules.iter().flat_map(|schedule| &schedule.launches).any(|launch| any(&program.kernels[launch.kernel].body, wanted))
 }
 
-/// The multiply-add of floats, where a map over scalars has one.
-fn fma(program: &Program) -> TokenStream {
-    let used = any_statement(program, &|statement| match statement {
-        Statement::Map(map) => map.width == Width::Scalar && map.operations.iter().any(|op| matches!(op, ChainOp::Fma(..))),
-        _ => false,
-    });
-    if !used {
-        return TokenStream::new();
-    }
-    quote! {
-        /// `a * b + c`, rounded as often as the vectors of `L` round it.
-        #[inline(always)]
-        fn fma<L: Lanes>(a: f32, b: f32, c: f32) -> f32 {
-            if L::FUSED { a.mul_add(b, c) } else { a * b + c }
-        }
-    }
-}
-
-/// `recipe`, `new` and `with`.
+/// What makes a network, and what goes with it to disk.
 fn constructors(options: &EmitOptions) -> TokenStream {
     let (masks, how) = match options.initial_masks {
         InitialMasks::Random => ("Random", "random masks"),
@@ -184,8 +211,37 @@ fn constructors(options: &EmitOptions) -> TokenStream {
         InitialMasks::Magnitude | InitialMasks::Given(_) => ("Magnitude", "the weights of largest magnitude live"),
     };
     let (masks, rule) = (format_ident!("{masks}"), rule(&options.rule));
-    let doc = format!(" The network at the start of its training: the model's values, {how}.");
+    let with_std = options.std.keep(std_constructors(how).into_iter().chain(checkpoints()));
     quote! {
+        #with_std
+
+        /// The network in memory that is handed in, [`Self::MEMORY_BYTES`] at least, on the calling thread alone: nothing is allocated by its steps.
+        /// What `seed` leads to is what it leads to on any number of threads.
+        ///
+        /// # Errors
+        /// Too little memory, or the machine does not have the instruction set.
+        pub fn over(memory: &'static mut [u8], seed: u64, isa: Isa) -> Result<Self, NetError> {
+            let found = memory.len();
+            let too_little = NetError::Memory { needed: MEMORY_BYTES, found };
+            let Some((arena, rest)) = Arena::within(memory, ARENA_BYTES) else { return Err(too_little) };
+            let Some((scratch, _)) = Arena::within(rest, MANIFEST.scratch_bytes) else { return Err(too_little) };
+            Self::begin(arena, scratch, seed, isa, 1)
+        }
+
+        fn begin(mut arena: Arena, scratch: Arena, seed: u64, isa: Isa, threads: usize) -> Result<Self, NetError> {
+            if !isa.available() {
+                return Err(NetError::Isa { isa });
+            }
+            state::initialize(&MANIFEST, &mut arena, &InitialMasks::#masks, seed)?;
+            Ok(Self { arena, scratch, team: Team::new(threads), isa, rule: #rule, seed, steps: 0 })
+        }
+    }
+}
+
+/// Constructors over threads, and the recipe.
+fn std_constructors(how: &str) -> [TokenStream; 4] {
+    let doc = format!(" The network at the start of its training: the model's values, {how}.");
+    let recipe = quote! {
         /// The recipe this was compiled for: what `train::fit` takes.
         pub fn recipe() -> Recipe {
             match Recipe::from_json(RECIPE) {
@@ -193,7 +249,14 @@ fn constructors(options: &EmitOptions) -> TokenStream {
                 Err(errors) => unreachable!("the compiler wrote it: {errors:?}"),
             }
         }
-
+    };
+    let mutator = quote! {
+        /// What mutates the masks as the recipe says: for [`Self::mutate`].
+        pub fn mutator(&self) -> Mutator {
+            Mutator::new(&MANIFEST, Self::recipe().mutation(), self.seed)
+        }
+    };
+    let new = quote! {
         #[doc = #doc]
         /// It runs on all cores with the best instruction set that the machine has; neither changes what `seed` leads to.
         pub fn new(seed: u64) -> Self {
@@ -203,22 +266,42 @@ fn constructors(options: &EmitOptions) -> TokenStream {
                 Err(error) => unreachable!("the machine has its own instruction set, the template its own values: {error}"),
             }
         }
-
+    };
+    let with = quote! {
         /// As [`Self::new`], on `threads` threads (at least one) with an instruction set of the caller's choice.
         ///
         /// # Errors
         /// The machine does not have the instruction set.
         pub fn with(seed: u64, isa: Isa, threads: usize) -> Result<Self, NetError> {
-            if !isa.available() {
-                return Err(NetError::Isa { isa });
-            }
-            let mut arena = Arena::new(ARENA_BYTES);
-            state::initialize(&MANIFEST, &mut arena, &InitialMasks::#masks, seed)?;
             let threads = threads.max(1);
-            let scratch = Arena::new(MANIFEST.scratch_bytes * threads);
-            Ok(Self { arena, scratch, team: Team::new(threads), isa, rule: #rule, seed, steps: 0 })
+            Self::begin(Arena::new(ARENA_BYTES), Arena::new(MANIFEST.scratch_bytes * threads), seed, isa, threads)
         }
-    }
+    };
+    [recipe, mutator, new, with]
+}
+
+/// `save` and `load`.
+fn checkpoints() -> [TokenStream; 2] {
+    let save = quote! {
+        /// Writes the training state as a checkpoint, the format of `mestc train`.
+        ///
+        /// # Errors
+        /// The file can't be written.
+        pub fn save(&self, path: &std::path::Path) -> Result<(), TrainError> {
+            checkpoint::save(self, &Self::recipe(), self.steps, path)
+        }
+    };
+    let load = quote! {
+        /// Takes the training state of a checkpoint: of [`Self::save`], or of `mestc train` with this model and recipe.
+        ///
+        /// # Errors
+        /// The file can't be read, or is of another network.
+        pub fn load(&mut self, path: &std::path::Path) -> Result<(), TrainError> {
+            self.steps = checkpoint::load(self, path)?;
+            Ok(())
+        }
+    };
+    [save, load]
 }
 
 fn rule(rule: &UpdateRule) -> TokenStream {

@@ -191,6 +191,11 @@ fn face(program: &Program, options: &EmitOptions, net: &Ident) -> TokenStream {
     let constructors = constructors(options);
     quote! {
         impl #net {
+            /// Bytes of the whole training state.
+            pub const ARENA_BYTES: usize = ARENA_BYTES;
+            /// Bytes for [`Self::over`]: state and scratch, however the memory is aligned.
+            pub const MEMORY_BYTES: usize = MEMORY_BYTES;
+
             #constructors
 
             /// One training step over a batch.
@@ -240,6 +245,11 @@ fn face(program: &Program, options: &EmitOptions, net: &Ident) -> TokenStream {
                 network::load_batch(self, input, Target::#kind(#target), examples)?;
                 self.run(Phase::Evaluate);
                 Ok(network::report(self))
+            }
+
+            /// Changes the masks if it is time at `progress`: before every step, tell how far the training is. Says what changed.
+            pub fn mutate(&mut self, mutator: &mut Mutator, progress: &Progress) -> Vec<LayerReport> {
+                mutation::mutate(self, mutator, progress)
             }
 
             /// The model's output for the batch evaluated last, `[example][element]`.

@@ -90,16 +90,17 @@ pub(super) fn write(path: &Path, contents: &[u8]) -> Result<(), PackageError> {
 fn manifest(name: &str, runtime: &RuntimeSource) -> String {
     let quoted = |text: &str| Value::String(text.to_owned()).to_string();
     let runtime = match runtime {
-        RuntimeSource::Vendored => "{ path = \"runtime\" }".to_owned(),
+        RuntimeSource::Vendored => "path = \"runtime\"".to_owned(),
         RuntimeSource::Path(path) => {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-            format!("{{ path = {} }}", quoted(&path.to_string_lossy()))
+            format!("path = {}", quoted(&path.to_string_lossy()))
         }
-        RuntimeSource::Version(version) => quoted(version),
+        RuntimeSource::Version(version) => format!("version = {}", quoted(version)),
     };
     let mut text = String::new();
     let _ = writeln!(text, "[package]\nname = {}\nversion = \"0.1.0\"\nedition = \"2024\"\npublish = false\n", quoted(name));
-    let _ = writeln!(text, "[dependencies]\nmest-runtime = {runtime}\n");
+    text += "[features]\ndefault = [\"std\"]\n# Threads, files, data sets and the training loop; the step remains without.\nstd = [\"mest-runtime/std\"]\n\n";
+    let _ = writeln!(text, "[dependencies]\nmest-runtime = {{ {runtime}, default-features = false }}\n");
     text += "# A workspace of its own, wherever it lies.\n[workspace]\n\n";
     text += "# Training without optimisation takes hours.\n[profile.dev]\nopt-level = 3\n";
     text
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn manifests_name_their_runtime() {
         let text = manifest("net", &RuntimeSource::Version("0.1".to_owned()));
-        assert!(text.contains("mest-runtime = \"0.1\"\n"), "{text}");
+        assert!(text.contains("mest-runtime = { version = \"0.1\", default-features = false }\n"), "{text}");
         let table: Table = manifest("net", &RuntimeSource::Path("/a \"b\"".into())).parse().expect("it is TOML");
         assert_eq!(table["dependencies"]["mest-runtime"]["path"].as_str(), Some("/a \"b\""));
         assert!(table.contains_key("workspace"));

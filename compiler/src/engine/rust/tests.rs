@@ -20,6 +20,7 @@ fn options() -> EmitOptions {
         },
         initial_masks: InitialMasks::Magnitude,
         recipe: Recipe::default(),
+        std: StdItems::Present,
     }
 }
 
@@ -61,7 +62,7 @@ fn kernels_are_loops_over_constants() {
                                 for d0 in 0..12 {
                                     let v1 = *x.offset(36 * i0 + 12 * i2 + d0);
                                     let v3 = if v0 < v1 { v2 } else { v0 };
-                                    let v4 = fma::<L>(v1, v3, v2);
+                                    let v4 = lanes::math::multiply_add::<L>(v1, v3, v2);
                                     let v5 = v4 / v0;
                                     *y.offset(72 * i0 + 24 * i2 + 12 * i3 + d0) = v5;
                                     s0 += v4;
@@ -223,4 +224,103 @@ fn generated_crates_pass_clippy() {
         let output = clippy.args(["--", "-D", "warnings"]).output().expect("cargo runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// A program without `std`: it trains in a static array, and fails if a step allocates or nothing is learned.
+const BARE: &str = r#"
+#![no_std]
+#![no_main]
+#![allow(missing_docs)]
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use mest_runtime::lanes::Isa;
+use net::Net;
+
+/// Hands out a static array from its beginning, and counts.
+struct Bump;
+
+static USED: AtomicUsize = AtomicUsize::new(0);
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+static mut HEAP: [u8; 1 << 24] = [0; 1 << 24];
+static mut MEMORY: [u8; Net::MEMORY_BYTES] = [0; Net::MEMORY_BYTES];
+
+unsafe impl GlobalAlloc for Bump {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        let start = USED.load(Ordering::Relaxed).next_multiple_of(layout.align());
+        USED.store(start + layout.size(), Ordering::Relaxed);
+        if start + layout.size() > 1 << 24 {
+            return core::ptr::null_mut();
+        }
+        unsafe { (&raw mut HEAP).cast::<u8>().add(start) }
+    }
+
+    unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
+}
+
+#[global_allocator]
+static ALLOCATOR: Bump = Bump;
+
+// Its start-up code and memset.
+#[link(name = "c")]
+unsafe extern "C" {
+    fn abort() -> !;
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    unsafe { abort() }
+}
+
+/// What the precompiled `alloc` refers to and `panic = "abort"` never calls.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}
+
+#[unsafe(no_mangle)]
+extern "C" fn main() -> i32 {
+    let memory = unsafe { &mut *(&raw mut MEMORY) };
+    let Ok(mut net) = Net::over(memory, 0, Isa::best()) else { return 2 };
+    let (mut input, labels) = ([0.0_f32; 4 * 16], [0, 1, 2, 3]);
+    for (i, value) in input.iter_mut().enumerate() {
+        *value = if i / 16 == i % 4 { 1.0 } else { 0.0 };
+    }
+    let first = net.step(&input, &labels).loss;
+    let calls = CALLS.load(Ordering::Relaxed);
+    let mut last = first;
+    for _ in 0..20 {
+        last = net.step(&input, &labels).loss;
+    }
+    if CALLS.load(Ordering::Relaxed) != calls {
+        return 3;
+    }
+    if last < first { 0 } else { 4 }
+}
+"#;
+
+#[test]
+fn generated_crates_train_without_std() {
+    let Some(folder) = cargo_folder() else { return };
+    let dir = folder.join("bare");
+    let model = crate::zoo::build("mlp", &crate::zoo::ZooOptions { input: Some([1, 4, 4]), classes: Some(4), ..Default::default() });
+    let imported = crate::onnx::import_bytes(&model.expect("a built-in model"), None).expect("it imports");
+    let recipe = Recipe::default().with([("batch", "4"), ("lr", "0.01")]).expect("a recipe");
+    let compiled = crate::pipeline::compile(&imported, &crate::settings::of_recipe(&recipe, None)).expect("it compiles");
+    let generated = emit(&compiled.program, &EmitOptions::new(&recipe)).expect("it is sound");
+    package::write_crate(&folder.join("bare-net"), "net", &generated, &RuntimeSource::Vendored).expect("the folder can be written");
+    let manifest = "[package]\nname = \"bare\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\n\
+        net = { path = \"../bare-net\", default-features = false }\nmest-runtime = { path = \"../bare-net/runtime\", default-features = false }\n\n\
+        [workspace]\n\n[profile.release]\npanic = \"abort\"\n";
+    package::write(&dir.join("Cargo.toml"), manifest.as_bytes()).expect("the folder can be written");
+    package::write(&dir.join("src/main.rs"), BARE.as_bytes()).expect("the folder can be written");
+    let mut cargo = std::process::Command::new("cargo");
+    cargo
+        .args(["build", "--release", "--quiet", "--manifest-path"])
+        .arg(dir.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(folder.join("target"));
+    let output = cargo.output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let status = std::process::Command::new(folder.join("target/release/bare")).status().expect("it starts");
+    assert_eq!(status.code(), Some(0), "2: it did not begin, 3: a step allocated, 4: it did not learn");
 }
