@@ -20,7 +20,7 @@ pub(crate) fn isa(name: IsaName) -> Result<Isa, Failure> {
         IsaName::Avx512 => Isa::Avx512,
         IsaName::Avx2 => Isa::Avx2,
         IsaName::Portable => Isa::Portable,
-        IsaName::Neon => return Err(lacking("neon")),
+        IsaName::Neon => Isa::Neon,
     };
     if isa.available() { Ok(isa) } else { Err(lacking(isa.name())) }
 }

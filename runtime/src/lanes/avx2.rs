@@ -194,6 +194,12 @@ impl Lanes for Avx2x8 {
     }
 
     #[inline(always)]
+    unsafe fn add_folded(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the caller vouches for AVX2.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn sums(parts: [__m256; 4]) -> [f32; 4] {
         // SAFETY: the caller vouches for AVX2.
         unsafe { array(sum_eights(parts)) }
@@ -243,6 +249,12 @@ impl Lanes for Avx2x4 {
     #[inline(always)]
     unsafe fn fold(v: __m128) -> __m128 {
         v
+    }
+
+    #[inline(always)]
+    unsafe fn add_folded(a: __m128, b: __m128) -> __m128 {
+        // SAFETY: the caller vouches for AVX2.
+        unsafe { _mm_add_ps(a, b) }
     }
 
     #[inline(always)]
@@ -325,6 +337,12 @@ impl Lanes for Avx2x16 {
     unsafe fn fold(v: [__m256; 2]) -> __m256 {
         // SAFETY: see `load`.
         unsafe { _mm256_add_ps(v[0], v[1]) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_folded(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: see `load`.
+        unsafe { _mm256_add_ps(a, b) }
     }
 
     #[inline(always)]

@@ -50,6 +50,12 @@ impl Lanes for Avx512x16 {
     }
 
     #[inline(always)]
+    unsafe fn add_folded(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the caller vouches for AVX-512F.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn sums(parts: [__m256; 4]) -> [f32; 4] {
         // SAFETY: the caller vouches for AVX-512F.
         unsafe { array(sum_eights(parts)) }

@@ -1,7 +1,6 @@
 //! The instruction sets that kernels are built for.
 
 use super::Lanes;
-#[cfg(target_arch = "x86_64")]
 use crate::prelude::*;
 use core::fmt;
 use core::str::FromStr;
@@ -13,13 +12,15 @@ pub enum Isa {
     Avx512,
     /// x86-64 with AVX2 and FMA: vectors of 256 bits.
     Avx2,
+    /// 64-bit ARM with its vectors of 128 bits.
+    Neon,
     /// What every machine has; never fuses multiply and add.
     Portable,
 }
 
 /// A name that is no instruction set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("isa `{name}` is not known: use avx512, avx2 or portable")]
+#[error("isa `{name}` is not known: use avx512, avx2, neon or portable")]
 pub struct UnknownIsa {
     /// What was given.
     pub name: String,
@@ -27,7 +28,7 @@ pub struct UnknownIsa {
 
 impl Isa {
     /// All of them, the best first.
-    pub const ALL: [Isa; 3] = [Isa::Avx512, Isa::Avx2, Isa::Portable];
+    pub const ALL: [Isa; 4] = [Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
 
     /// Whether this machine has it.
     pub fn available(self) -> bool {
@@ -43,6 +44,7 @@ impl Isa {
             Isa::Avx2 => cfg!(all(target_feature = "avx2", target_feature = "fma")),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Neon => cfg!(target_arch = "aarch64"),
             Isa::Portable => true,
         }
     }
@@ -55,7 +57,7 @@ impl Isa {
     /// Whether `a * b + c` is rounded once.
     pub fn is_fused(&self) -> bool {
         match self {
-            Isa::Avx512 | Isa::Avx2 => true,
+            Isa::Avx512 | Isa::Avx2 | Isa::Neon => true,
             Isa::Portable => false,
         }
     }
@@ -75,6 +77,9 @@ impl Isa {
             // SAFETY: asserted above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { super::Avx2x8::vectorize(f) },
+            // SAFETY: asserted above.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => unsafe { super::Neonx4::vectorize(f) },
             _ => f(),
         }
     }
@@ -84,6 +89,7 @@ impl Isa {
         match self {
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
+            Isa::Neon => "neon",
             Isa::Portable => "portable",
         }
     }

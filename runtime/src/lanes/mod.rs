@@ -19,8 +19,11 @@ mod avx2;
 mod avx512;
 mod isa;
 pub mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod peak;
 mod portable;
+mod quads;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +32,8 @@ pub use avx2::{Avx2x4, Avx2x8, Avx2x16};
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512x16;
 pub use isa::{Isa, UnknownIsa, detect};
+#[cfg(target_arch = "aarch64")]
+pub use neon::{Neon, Neonx4, Neonx8, Neonx16};
 pub use peak::multiply_add_in_registers;
 pub use portable::{Portable, Portablex4, Portablex8, Portablex16};
 
@@ -92,6 +97,8 @@ pub trait Lanes: Copy + 'static {
     unsafe fn select_less(a: Self::V, b: Self::V, c: Self::V, d: Self::V) -> Self::V;
     /// The first step of the horizontal sum.
     unsafe fn fold(v: Self::V) -> Self::Folded;
+    /// a + b
+    unsafe fn add_folded(a: Self::Folded, b: Self::Folded) -> Self::Folded;
     /// The sums of four folded vectors, each by the fixed tree.
     unsafe fn sums(parts: [Self::Folded; 4]) -> [f32; 4];
     /// Adds the sums of four folded vectors to four consecutive floats, aligned to nothing.

@@ -20,6 +20,9 @@ pub fn multiply_add_in_registers(isa: Isa, rounds: u64) -> u64 {
         // SAFETY: asserted above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { run::<super::Avx2x8>(rounds) },
+        // SAFETY: asserted above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { run::<super::Neonx8>(rounds) },
         // SAFETY: every machine has it.
         _ => unsafe { run::<super::Portablex4>(rounds) },
     }

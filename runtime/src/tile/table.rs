@@ -221,7 +221,7 @@ macro_rules! tiles {
                     $(Tile::$shape(_) => {
                         type Symbol = unsafe extern "C" fn(*const $shape $(, $operand_type)*);
 
-                        unsafe extern "C" fn portable<L: Lanes>(shape: *const $shape $(, $operand: $operand_type)*) {
+                        unsafe extern "C" fn baseline<L: Lanes>(shape: *const $shape $(, $operand: $operand_type)*) {
                             // SAFETY: the caller passes a shape that outlives the call and operands by the tile's contract.
                             unsafe { $family::$name::<L>(&*shape $(, $operand)*) }
                         }
@@ -229,14 +229,14 @@ macro_rules! tiles {
                         #[cfg(target_arch = "x86_64")]
                         #[target_feature(enable = "avx2,fma")]
                         unsafe extern "C" fn avx2<L: Lanes>(shape: *const $shape $(, $operand: $operand_type)*) {
-                            // SAFETY: see `portable`.
+                            // SAFETY: see `baseline`.
                             unsafe { $family::$name::<L>(&*shape $(, $operand)*) }
                         }
 
                         #[cfg(target_arch = "x86_64")]
                         #[target_feature(enable = "avx512f,avx2,fma")]
                         unsafe extern "C" fn avx512<L: Lanes>(shape: *const $shape $(, $operand: $operand_type)*) {
-                            // SAFETY: see `portable`.
+                            // SAFETY: see `baseline`.
                             unsafe { $family::$name::<L>(&*shape $(, $operand)*) }
                         }
 
@@ -249,9 +249,15 @@ macro_rules! tiles {
                             (Isa::Avx512 | Isa::Avx2, 8) => avx2::<lanes::Avx2x8>,
                             #[cfg(target_arch = "x86_64")]
                             (Isa::Avx512 | Isa::Avx2, 4) => avx2::<lanes::Avx2x4>,
-                            (Isa::Portable, 16) => portable::<lanes::Portablex16>,
-                            (Isa::Portable, 8) => portable::<lanes::Portablex8>,
-                            (Isa::Portable, 4) => portable::<lanes::Portablex4>,
+                            #[cfg(target_arch = "aarch64")]
+                            (Isa::Neon, 16) => baseline::<lanes::Neonx16>,
+                            #[cfg(target_arch = "aarch64")]
+                            (Isa::Neon, 8) => baseline::<lanes::Neonx8>,
+                            #[cfg(target_arch = "aarch64")]
+                            (Isa::Neon, 4) => baseline::<lanes::Neonx4>,
+                            (Isa::Portable, 16) => baseline::<lanes::Portablex16>,
+                            (Isa::Portable, 8) => baseline::<lanes::Portablex8>,
+                            (Isa::Portable, 4) => baseline::<lanes::Portablex4>,
                             _ => panic!("no tile is built for {isa} with {lanes} lanes"),
                         };
                         symbol as *const u8

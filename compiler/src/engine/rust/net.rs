@@ -150,23 +150,24 @@ pub(super) fn network(program: &Program, options: &EmitOptions, comments: bool) 
 
 /// Calls the phase for the instruction set.
 fn dispatch(lanes: usize) -> TokenStream {
-    let wide = format_ident!("Avx512x{lanes}");
-    let (half, portable) = (format_ident!("Avx2x{lanes}"), format_ident!("Portablex{lanes}"));
-    let arm = |pattern: TokenStream, of: &Ident| {
+    let arm = |architecture: &str, pattern: TokenStream, vector: &str| {
+        let vector = format_ident!("{vector}x{lanes}");
         quote! {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(target_arch = #architecture)]
             #pattern => match phase {
-                Phase::Train => train::<lanes::#of>(worker, arena, scratch),
-                Phase::Evaluate => evaluate::<lanes::#of>(worker, arena, scratch),
+                Phase::Train => train::<lanes::#vector>(worker, arena, scratch),
+                Phase::Evaluate => evaluate::<lanes::#vector>(worker, arena, scratch),
             },
         }
     };
-    let vectors = if lanes == 16 {
-        let (wide, half) = (arm(quote!(Isa::Avx512), &wide), arm(quote!(Isa::Avx2), &half));
+    let mut vectors = if lanes == 16 {
+        let (wide, half) = (arm("x86_64", quote!(Isa::Avx512), "Avx512"), arm("x86_64", quote!(Isa::Avx2), "Avx2"));
         quote!(#wide #half)
     } else {
-        arm(quote!(Isa::Avx512 | Isa::Avx2), &half)
+        arm("x86_64", quote!(Isa::Avx512 | Isa::Avx2), "Avx2")
     };
+    vectors.extend(arm("aarch64", quote!(Isa::Neon), "Neon"));
+    let portable = format_ident!("Portablex{lanes}");
     quote! {
         unsafe {
             match isa {
