@@ -210,7 +210,7 @@ fn every_scheme_has_the_history_that_its_seed_has_always_had() {
     nm:2:8 mest-em random:4: (18432, 4098181593) to (18432, 2985104887)
     nm:2:8 mest-ems random: (18432, 4098181593) to (18432, 4098181593)
     nm:1:4 mest-em random: (18432, 3999854323) to (18432, 404152196)
-    nm:1:4 mest-em random:4: (18432, 3999854323) to (18432, 2828664978)
+    nm:1:4 mest-em random:4: (18432, 3999854323) to (18432, 1054456179)
     nm:1:4 mest-ems random: (18432, 3999854323) to (18432, 3999854323)
     fanin mest-em random: (7392, 3911591344) to (7392, 1230375919)
     fanin mest-em random:4: (7392, 3911591344) to (7392, 3555376885)

@@ -83,7 +83,7 @@ tiles! {
     /// `dx[i][p] = sum over units u of b, r < R: w[u][r][c] * dy[offset[u] + r dy_channel + p dy_pixel]` and
     /// `dw[u][r][c] += sum over p and lanes: x[i][p] * dy[...]`. `dx` is overwritten, also where a column has no unit; `dw` is added to.
     /// Where `factor` is not null, the input is not `x` but the ReLU of `x * factor[i] + shift[i]`, a fused multiply-add.
-    /// `x` and `dx` share their strides; `values` and `dw` are `[unit][R][C]` in the stream's order.
+    /// `x` and `dx` share their strides and may be the same memory; `values` and `dw` are `[unit][R][C]` in the stream's order.
     convolution::backward_sweep(BackwardSweep {
         block_columns: usize, rows_per_block: usize, columns_per_block: usize, pixels: usize,
         x_pixel: usize, x_channel: usize, dy_pixel: usize, dy_channel: usize

@@ -38,7 +38,10 @@ struct Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    (blocks(), 1..5_usize, 0..12_usize, 1..21_usize, 1..3_usize, 1..3_usize, any::<u64>())
+    // Now and then more units, and pixels, than a backward sweep takes at a time.
+    let most = prop_oneof![7 => 0..12_usize, 1 => 120..160_usize];
+    let pixels = prop_oneof![7 => 1..21_usize, 1 => 30..150_usize];
+    (blocks(), 1..5_usize, most, pixels, 1..3_usize, 1..3_usize, any::<u64>())
         .prop_map(|(block, lists, most, pixels, pixel, other_pixel, seed)| Case { block, lists, most, pixels, pixel, other_pixel, seed })
 }
 
@@ -115,6 +118,26 @@ fn check_backward(case: &Case, target: (mest_runtime::lanes::Isa, usize)) {
         (matrix.values.as_ptr(), *const f32),
         (dw.as_mut_ptr(), *mut f32)
     );
+    let (mut own, mut own_dw) = (x.clone(), before.clone());
+    call!(
+        BackwardSweep { ..shape },
+        target,
+        (own.as_ptr(), *const f32),
+        (factor, *const f32),
+        (shift, *const f32),
+        (own.as_mut_ptr(), *mut f32),
+        (dy.as_ptr(), *const f32),
+        (matrix.starts.as_ptr(), *const u32),
+        (matrix.offsets.as_ptr(), *const u32),
+        (matrix.values.as_ptr(), *const f32),
+        (own_dw.as_mut_ptr(), *mut f32)
+    );
+    let bits = |floats: &Floats| floats.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&own_dw), bits(&dw), "dW where dX takes the place of X");
+    let kept =
+        |i: usize| i / lanes % x_channel >= case.pixels * case.other_pixel || !(i / lanes % x_channel).is_multiple_of(case.other_pixel);
+    assert!((0..x.len()).all(|i| own[i].to_bits() == if kept(i) { x[i] } else { dx[i] }.to_bits()), "dX in the place of X");
+
     let activated = coefficients.as_ref().map(|[factor, shift]| {
         let channel = |i: usize| i / lanes / x_channel;
         let normalized = x.iter().enumerate().map(|(i, &x)| match target.0 {

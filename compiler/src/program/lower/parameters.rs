@@ -15,10 +15,10 @@ use mest_runtime::sparse::Units;
 use std::borrow::Cow;
 
 /// Pixels of a forward tile, between AVX2's four and AVX-512's eight.
-pub(super) const TILE_PIXELS: usize = 6;
+pub(super) const TILE_PIXELS: usize = 4;
 
 /// Bytes of pixels that stay in a first-level cache of 32 KiB while offsets, values and sums stream by.
-const TILE_BYTES: usize = 24 << 10;
+const TILE_BYTES: usize = 36 << 10;
 
 /// Units that a list of a forward stream should have, on average.
 const LIST_UNITS: f64 = 8.0;

@@ -1,10 +1,23 @@
 //! The backward sweep: input and weight gradient from one pass over the output's gradient.
 //!
-//! Per input channel the tile of X and the sums of dX live in registers; every (unit, row) loads its dY once for two multiply-adds. The
-//! partial weight gradients of four of them are summed over lanes together.
+//! One input channel after the other, and of it one tile of pixels: its X and the sums of dX live in registers; every (unit, row) loads its dY
+//! once for two multiply-adds. What a tile adds to a weight's gradient stays a vector, in a buffer beside those of other weights, until the
+//! channel's tiles are through: sums over lanes between the multiply-adds cost a third of them (benches/NOTES.md).
 
+use super::part_of;
 use crate::lanes::Lanes;
 use crate::tile::{BackwardSweep, WeightGradient};
+use core::mem::MaybeUninit;
+use core::ops::Range;
+
+/// Tiles of pixels that share the sums over lanes.
+const TILES: usize = 8;
+
+/// Pixels in so many of the largest tiles of any instruction set.
+const MOST_PIXELS: usize = TILES * 16;
+
+/// Weights whose gradients are in the buffer at once: a fraction of the first-level cache, yet most channels' lists.
+const CHUNK: usize = 128;
 
 #[derive(Clone, Copy)]
 struct Sweep {
@@ -61,220 +74,241 @@ pub unsafe fn weight_gradient<L: Lanes>(
 
 #[inline(always)]
 unsafe fn sweep<L: Lanes, const DX: bool>(call: Sweep) {
+    let BackwardSweep { dy_pixel, rows_per_block, columns_per_block, .. } = call.shape;
     // SAFETY: the tile's contract.
     unsafe {
-        let BackwardSweep { dy_pixel, rows_per_block: rows, columns_per_block: columns, .. } = call.shape;
-        match (dy_pixel, rows, columns) {
-            (1, 1, 1) => sweep_units::<L, DX, 1, true>(call),
-            (1, 2, 1) => sweep_units::<L, DX, 2, true>(call),
-            (1, _, 1) if rows.is_multiple_of(4) => sweep_units::<L, DX, 4, true>(call),
-            (1, 1, _) => sweep_units::<L, DX, 1, false>(call),
-            (1, 2, _) => sweep_units::<L, DX, 2, false>(call),
-            (1, _, _) if rows.is_multiple_of(4) => sweep_units::<L, DX, 4, false>(call),
-            // No layer that is lowered today gets here.
-            _ => sweep_units::<L, DX, 0, false>(call),
+        match (dy_pixel, rows_per_block, columns_per_block) {
+            (1, 1, 1) => sweep_channels::<L, DX, true, 1>(call),
+            (1, 4, 1) => sweep_channels::<L, DX, true, 4>(call),
+            (1, _, _) => sweep_channels::<L, DX, true, 0>(call),
+            (_, 1, 1) => sweep_channels::<L, DX, false, 1>(call),
+            (_, _, _) => sweep_channels::<L, DX, false, 0>(call),
         }
     }
 }
 
-/// `ROWS`: rows of a unit, a multiple of 4 being 4, where the gradient's pixels are neighbours; 0 for anything else.
-/// `SINGLE`: units have one column. Both are constants because a branch between a tile's multiply-adds makes LLVM move those of dX
-/// behind it, and every dY loaded meanwhile is spilled.
+/// All input channels. `PLAIN`: the gradient's pixels are neighbours. `ROWS`: of a unit that has one column; 0 for any unit.
 #[inline(always)]
-unsafe fn sweep_units<L: Lanes, const DX: bool, const ROWS: usize, const SINGLE: bool>(call: Sweep) {
+unsafe fn sweep_channels<L: Lanes, const DX: bool, const PLAIN: bool, const ROWS: usize>(call: Sweep) {
     // SAFETY: the tile's contract; the machine has the instruction set that the caller runs with.
     unsafe {
         L::vectorize(
             #[inline(always)]
-            || sweep_pixels::<L, DX, ROWS, SINGLE>(call),
+            || {
+                let columns = if ROWS > 0 { 1 } else { call.shape.columns_per_block };
+                let mut units = 0..*call.starts as usize;
+                let mut buffers = Buffers { x: [MaybeUninit::uninit(); MOST_PIXELS], partial: [L::fold(L::zero()); CHUNK] };
+                for index in 0..call.shape.block_columns * columns {
+                    if index % columns == 0 {
+                        units = units.end..*call.starts.add(index / columns + 1) as usize;
+                    }
+                    Channel::<L> { call: &call, index, buffers: &mut buffers }.sweep::<DX, PLAIN, ROWS>(&units);
+                }
+            },
         )
     }
 }
 
-/// All pixels: tiles as large as the registers hold, then what is left in halves. Without dX twice as many fit.
-#[inline(always)]
-unsafe fn sweep_pixels<L: Lanes, const DX: bool, const ROWS: usize, const SINGLE: bool>(call: Sweep) {
-    let fit = if DX { L::BACKWARD_PIXELS } else { 2 * L::BACKWARD_PIXELS };
-    let pixels = call.shape.pixels;
-    let mut done = 0;
-    // SAFETY: the tile's contract; `done` plus a tile's pixels is at most `pixels`.
-    unsafe {
-        if fit >= 8 {
-            while pixels - done >= 8 {
-                sweep_tile::<L, DX, ROWS, SINGLE, 8>(&call, done);
-                done += 8;
-            }
-        }
-        if fit >= 4 {
-            while pixels - done >= 4 {
-                sweep_tile::<L, DX, ROWS, SINGLE, 4>(&call, done);
-                done += 4;
-            }
-        }
-        while pixels - done >= 2 {
-            sweep_tile::<L, DX, ROWS, SINGLE, 2>(&call, done);
-            done += 2;
-        }
-        if done < pixels {
-            sweep_tile::<L, DX, ROWS, SINGLE, 1>(&call, done);
-        }
-    }
+/// What is kept of a channel while it meets its units.
+struct Buffers<L: Lanes> {
+    /// X of the pixels at work. A copy: dX may take its place in memory before all units have seen it.
+    x: [MaybeUninit<L::V>; MOST_PIXELS],
+    /// Gradients of the weights at work, lanes not yet summed; zero in between.
+    partial: [L::Folded; CHUNK],
 }
 
-/// All channels of `N` pixels from `pixel`.
-#[inline(always)]
-unsafe fn sweep_tile<L: Lanes, const DX: bool, const ROWS: usize, const SINGLE: bool, const N: usize>(call: &Sweep, pixel: usize) {
-    let shape = &call.shape;
-    let dy_pixel = if ROWS > 0 { L::LANES } else { shape.dy_pixel * L::LANES };
-    let (x_pixel, x_channel) = (shape.x_pixel * L::LANES, shape.x_channel * L::LANES);
-    // SAFETY: the tile's contract.
-    unsafe {
-        let dy = call.dy.add(pixel * dy_pixel);
-        let mut place = pixel * x_pixel;
-        let mut first = *call.starts as usize;
-        for block in 0..shape.block_columns {
-            let end = *call.starts.add(block + 1) as usize;
-            for column in 0..if SINGLE { 1 } else { shape.columns_per_block } {
-                let mut channel: Channel<L, N> = Channel { x: [L::zero(); N], dx: [L::zero(); N], dy_pixel };
-                for p in 0..N {
-                    channel.x[p] = L::load(call.x.add(place + p * x_pixel));
-                }
-                if !call.factor.is_null() {
-                    let index = block * if SINGLE { 1 } else { shape.columns_per_block } + column;
-                    let (factor, shift) = (L::splat(*call.factor.add(index)), L::splat(*call.shift.add(index)));
-                    for x in &mut channel.x {
-                        let normalized = L::fma(*x, factor, shift);
-                        *x = L::select_less(normalized, L::zero(), L::zero(), normalized);
-                    }
-                }
-                channel.stream::<DX, ROWS, SINGLE>(call, dy, first, end, column);
-                if DX {
-                    for p in 0..N {
-                        L::store(call.dx.add(place + p * x_pixel), channel.dx[p]);
-                    }
-                }
-                place += x_channel;
-            }
-            first = end;
-        }
-    }
+/// An input channel on its way through its units.
+struct Channel<'a, L: Lanes> {
+    call: &'a Sweep,
+    index: usize,
+    buffers: &'a mut Buffers<L>,
 }
 
-/// What of one input channel lives in registers.
-struct Channel<L: Lanes, const N: usize> {
-    x: [L::V; N],
-    dx: [L::V; N],
-    dy_pixel: usize,
-}
-
-impl<L: Lanes, const N: usize> Channel<L, N> {
-    /// Units `first..end` of the channel's block, of which it is the `column`-th.
+impl<L: Lanes> Channel<'_, L> {
+    /// Rows of a unit.
     #[inline(always)]
-    unsafe fn stream<const DX: bool, const ROWS: usize, const SINGLE: bool>(
-        &mut self,
-        call: &Sweep,
-        dy: *const f32,
-        first: usize,
-        end: usize,
-        column: usize,
-    ) {
-        let rows = if ROWS == 1 || ROWS == 2 { ROWS } else { call.shape.rows_per_block };
-        let columns = if SINGLE { 1 } else { call.shape.columns_per_block };
-        let dy_channel = call.shape.dy_channel * L::LANES;
-        let mut unit = first;
+    fn rows<const ROWS: usize>(&self) -> usize {
+        if ROWS > 0 { ROWS } else { self.call.shape.rows_per_block }
+    }
+
+    /// Columns of a unit.
+    #[inline(always)]
+    fn columns<const ROWS: usize>(&self) -> usize {
+        if ROWS > 0 { 1 } else { self.call.shape.columns_per_block }
+    }
+
+    /// The channel's units, a chunk at a time, for as many pixels at a time as share sums over lanes.
+    #[inline(always)]
+    unsafe fn sweep<const DX: bool, const PLAIN: bool, const ROWS: usize>(&mut self, units: &Range<usize>) {
+        let shape = &self.call.shape;
+        let most = TILES * if DX { L::BACKWARD_PIXELS } else { 2 * L::BACKWARD_PIXELS };
+        let chunks = units.len().div_ceil((CHUNK / self.rows::<ROWS>()).max(1)).max(1);
+        let mut done = 0;
+        while done < shape.pixels {
+            let pixels = done..shape.pixels.min(done + most);
+            // SAFETY: the tile's contract; `most` pixels are at most `MOST_PIXELS`, and a chunk has at most `CHUNK` weights.
+            unsafe {
+                self.read_x(&pixels);
+                for chunk in 0..chunks {
+                    let part = part_of(units.len(), chunk, chunks);
+                    let part = units.start + part.start..units.start + part.end;
+                    self.sweep_pixels::<DX, PLAIN, ROWS>(&part, &pixels, chunk == 0);
+                    self.add_sums::<ROWS>(&part);
+                }
+            }
+            done = pixels.end;
+        }
+    }
+
+    /// Keeps X of `pixels`.
+    #[inline(always)]
+    unsafe fn read_x(&mut self, pixels: &Range<usize>) {
+        let (call, shape) = (self.call, &self.call.shape);
         // SAFETY: the tile's contract.
         unsafe {
-            if ROWS == 1 || ROWS == 2 {
-                while unit + 4 / ROWS <= end {
-                    self.units::<DX, ROWS, SINGLE, 4>(call, dy, unit, column);
-                    unit += 4 / ROWS;
-                }
-                match (end - unit) * ROWS {
-                    1 => self.units::<DX, ROWS, SINGLE, 1>(call, dy, unit, column),
-                    2 => self.units::<DX, ROWS, SINGLE, 2>(call, dy, unit, column),
-                    3 => self.units::<DX, ROWS, SINGLE, 3>(call, dy, unit, column),
-                    _ => {}
-                }
+            let mut from = call.x.add((self.index * shape.x_channel + pixels.start * shape.x_pixel) * L::LANES);
+            for x in &mut self.buffers.x[..pixels.len()] {
+                x.write(L::load(from));
+                from = from.wrapping_add(shape.x_pixel * L::LANES);
+            }
+            if call.factor.is_null() {
                 return;
             }
-            while unit < end {
+            let (factor, shift) = (L::splat(*call.factor.add(self.index)), L::splat(*call.shift.add(self.index)));
+            for x in &mut self.buffers.x[..pixels.len()] {
+                let normalized = L::fma(x.assume_init(), factor, shift);
+                x.write(L::select_less(normalized, L::zero(), L::zero(), normalized));
+            }
+        }
+    }
+
+    /// All of `pixels`: tiles as large as the registers hold, then what is left in halves. Without dX twice as many fit.
+    #[inline(always)]
+    unsafe fn sweep_pixels<const DX: bool, const PLAIN: bool, const ROWS: usize>(
+        &mut self,
+        units: &Range<usize>,
+        pixels: &Range<usize>,
+        first: bool,
+    ) {
+        let fit = if DX { L::BACKWARD_PIXELS } else { 2 * L::BACKWARD_PIXELS };
+        let mut left = pixels.clone();
+        // SAFETY: the tile's contract; a tile's pixels are among those left.
+        unsafe {
+            if fit >= 8 {
+                while left.len() >= 8 {
+                    self.tile::<DX, PLAIN, ROWS, 8>(units, left.start, pixels.start, first);
+                    left.start += 8;
+                }
+            }
+            if fit >= 4 {
+                while left.len() >= 4 {
+                    self.tile::<DX, PLAIN, ROWS, 4>(units, left.start, pixels.start, first);
+                    left.start += 4;
+                }
+            }
+            while left.len() >= 2 {
+                self.tile::<DX, PLAIN, ROWS, 2>(units, left.start, pixels.start, first);
+                left.start += 2;
+            }
+            if !left.is_empty() {
+                self.tile::<DX, PLAIN, ROWS, 1>(units, left.start, pixels.start, first);
+            }
+        }
+    }
+
+    /// `N` pixels from `pixel` on. `kept`: the first one whose X is kept. `first`: no other units have contributed to dX.
+    #[inline(always)]
+    unsafe fn tile<const DX: bool, const PLAIN: bool, const ROWS: usize, const N: usize>(
+        &mut self,
+        units: &Range<usize>,
+        pixel: usize,
+        kept: usize,
+        first: bool,
+    ) {
+        let (call, shape) = (self.call, &self.call.shape);
+        let (rows, columns) = (self.rows::<ROWS>(), self.columns::<ROWS>());
+        let x_pixel = shape.x_pixel * L::LANES;
+        let (dy_pixel, dy_channel) = (if PLAIN { 1 } else { shape.dy_pixel } * L::LANES, shape.dy_channel * L::LANES);
+        // SAFETY: the tile's contract; `read_x` has written X of these pixels.
+        unsafe {
+            let mut tile = PixelTile::<L, N> { x: [L::zero(); N], dx: [L::zero(); N] };
+            for (p, x) in tile.x.iter_mut().enumerate() {
+                *x = self.buffers.x[pixel - kept + p].assume_init();
+            }
+            let to = call.dx.wrapping_add((self.index * shape.x_channel + pixel * shape.x_pixel) * L::LANES);
+            if DX && !first {
+                for (p, dx) in tile.dx.iter_mut().enumerate() {
+                    *dx = L::load(to.add(p * x_pixel));
+                }
+            }
+            let dy = call.dy.add(pixel * dy_pixel);
+            let mut element = units.start * rows * columns + self.index % columns;
+            let mut partial = self.buffers.partial.as_mut_ptr();
+            for unit in units.clone() {
                 let mut from = dy.add(*call.offsets.add(unit) as usize * L::LANES);
-                let mut element = unit * rows * columns + column;
-                if ROWS == 4 {
-                    for _ in 0..rows / 4 {
-                        let next = from.add(2 * dy_channel);
-                        self.weights::<DX, SINGLE, 4>(call, [from, from.add(dy_channel), next, next.add(dy_channel)], element);
-                        from = next.add(2 * dy_channel);
-                        element += 4 * columns;
-                    }
+                for _ in 0..rows {
+                    let weight = if DX { L::splat(*call.values.add(element)) } else { L::zero() };
+                    let product = tile.products::<DX>(from, dy_pixel, weight);
+                    *partial = L::add_folded(*partial, product);
+                    partial = partial.add(1);
+                    from = from.wrapping_add(dy_channel);
+                    element += columns;
+                }
+            }
+            if DX {
+                for (p, dx) in tile.dx.into_iter().enumerate() {
+                    L::store(to.add(p * x_pixel), dx);
+                }
+            }
+        }
+    }
+
+    /// Adds the gradients of `units`, summed over lanes, to dW, and zeros them.
+    #[inline(always)]
+    unsafe fn add_sums<const ROWS: usize>(&mut self, units: &Range<usize>) {
+        let (rows, columns) = (self.rows::<ROWS>(), self.columns::<ROWS>());
+        let mut to = self.call.dw.wrapping_add(units.start * rows * columns + self.index % columns);
+        let count = units.len() * rows;
+        // SAFETY: the tile's contract.
+        unsafe {
+            let zero = L::fold(L::zero());
+            let mut fours = self.buffers.partial[..count].chunks_exact_mut(4);
+            for four in &mut fours {
+                let parts = [four[0], four[1], four[2], four[3]];
+                four.fill(zero);
+                if columns == 1 {
+                    L::add_sums(to, parts);
                 } else {
-                    for _ in 0..rows {
-                        self.weights::<DX, SINGLE, 1>(call, [from; 4], element);
-                        from = from.add(dy_channel);
-                        element += columns;
+                    for (k, sum) in L::sums(parts).into_iter().enumerate() {
+                        *to.add(k * columns) += sum;
                     }
                 }
-                unit += 1;
+                to = to.wrapping_add(4 * columns);
+            }
+            for part in fours.into_remainder() {
+                *to += L::sums([*part; 4])[0];
+                *part = zero;
+                to = to.wrapping_add(columns);
             }
         }
     }
+}
 
-    /// `COUNT` rows of units, each `ROWS` high, from `unit` on.
-    #[inline(always)]
-    unsafe fn units<const DX: bool, const ROWS: usize, const SINGLE: bool, const COUNT: usize>(
-        &mut self,
-        call: &Sweep,
-        dy: *const f32,
-        unit: usize,
-        column: usize,
-    ) {
-        let columns = if SINGLE { 1 } else { call.shape.columns_per_block };
-        let dy_channel = call.shape.dy_channel * L::LANES;
-        let mut from = [dy; 4];
-        // SAFETY: the tile's contract.
-        unsafe {
-            for (i, from) in from.iter_mut().enumerate().take(COUNT) {
-                *from = dy.add(*call.offsets.add(unit + i / ROWS) as usize * L::LANES + (i % ROWS) * dy_channel);
-            }
-            self.weights::<DX, SINGLE, COUNT>(call, from, unit * ROWS * columns + column);
-        }
-    }
+/// What of a tile lives in registers.
+struct PixelTile<L: Lanes, const N: usize> {
+    x: [L::V; N],
+    dx: [L::V; N],
+}
 
-    /// `COUNT` weights, at most four, from `element` on, a unit's row apart; their gradients are summed over lanes together.
-    #[inline(always)]
-    unsafe fn weights<const DX: bool, const SINGLE: bool, const COUNT: usize>(
-        &mut self,
-        call: &Sweep,
-        from: [*const f32; 4],
-        element: usize,
-    ) {
-        let columns = if SINGLE { 1 } else { call.shape.columns_per_block };
-        // SAFETY: the tile's contract.
-        unsafe {
-            let first = self.item::<DX>(call, from[0], element);
-            let mut parts = [first; 4];
-            for (i, part) in parts.iter_mut().enumerate().take(COUNT).skip(1) {
-                *part = self.item::<DX>(call, from[i], element + i * columns);
-            }
-            if SINGLE && COUNT == 4 {
-                L::add_sums(call.dw.add(element), parts);
-            } else {
-                for (i, sum) in L::sums(parts).into_iter().enumerate().take(COUNT) {
-                    *call.dw.add(element + i * columns) += sum;
-                }
-            }
-        }
-    }
-
+impl<L: Lanes, const N: usize> PixelTile<L, N> {
     /// One weight: its product with dY joins dX; its gradient over the tile's pixels is returned, lanes not yet summed.
     #[inline(always)]
-    unsafe fn item<const DX: bool>(&mut self, call: &Sweep, from: *const f32, element: usize) -> L::Folded {
+    unsafe fn products<const DX: bool>(&mut self, dy: *const f32, dy_pixel: usize, weight: L::V) -> L::Folded {
         // SAFETY: the tile's contract.
         unsafe {
-            let weight = if DX { L::splat(*call.values.add(element)) } else { L::zero() };
             let (mut even, mut odd) = (L::zero(), L::zero());
             for p in 0..N {
-                let dy = L::load(from.add(p * self.dy_pixel));
+                let dy = L::load(dy.add(p * dy_pixel));
                 if DX {
                     self.dx[p] = L::fma(weight, dy, self.dx[p]);
                 }
