@@ -1,4 +1,5 @@
-//! Training steps of two built-in networks, one of linear layers and one of convolutions: sparse, dense, and the shape-agnostic baseline.
+//! Training steps of two built-in networks, one of linear layers and one of convolutions: sparse in both engines, dense, and the shape-agnostic
+//! baseline.
 //!
 //! `cargo bench --bench layers`; `mestc bench` tells more of one model.
 
@@ -6,6 +7,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use mest::compiler::bench::generic::Generic;
 use mest::compiler::bench::measure::{RandomBatch, Subject, rule};
 use mest::compiler::engine::jit::Jit;
+use mest::compiler::engine::rust::EmitOptions;
+use mest::compiler::engine::rust::remote::Remote;
 use mest::compiler::onnx::import_bytes;
 use mest::compiler::zoo::{self, ZooOptions};
 use mest::compiler::{pipeline, settings};
@@ -13,6 +16,7 @@ use mest::runtime::lanes::Isa;
 use mest::runtime::network::{Network, Phase};
 use mest::runtime::recipe::Recipe;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const THREADS: usize = 1;
 
@@ -24,10 +28,19 @@ fn steps(criterion: &mut Criterion) {
         for (variant, sparsity) in [("sparse", 0.9), ("dense", 0.0)] {
             let recipe = Recipe { sparsity: Some(sparsity), threads: Some(THREADS), ..Recipe::default() };
             let compiled = pipeline::compile(&imported, &settings::of_recipe(&recipe, None)).expect("it compiles");
-            let mut jit = Jit::new(compiled.program, Isa::best(), THREADS).expect("the JIT runs here");
+            let mut jit = Jit::new(compiled.program.clone(), Isa::best(), THREADS).expect("the JIT runs here");
             Subject::new(&recipe, 1).prepare(&mut jit).expect("its initial values fit");
             group.bench_function(variant, |bencher| bencher.iter(|| jit.run(Phase::Train)));
             if variant == "sparse" {
+                let mut rust = Remote::start(&compiled.program, &EmitOptions::new(&recipe), Isa::best(), THREADS, &Remote::default_cache())
+                    .expect("the crate builds");
+                Subject::new(&recipe, 1).prepare(&mut rust).expect("its initial values fit");
+                group.bench_function("generated Rust", |bencher| {
+                    bencher.iter_custom(|rounds| {
+                        let timing = rust.time(Phase::Train, rounds as usize);
+                        Duration::from_secs_f64(timing.seconds.iter().sum())
+                    });
+                });
                 let mut generic = generic(&compiled.training, &compiled.sparsity, &recipe);
                 group.bench_function("generic", |bencher| bencher.iter(|| generic.step()));
             }

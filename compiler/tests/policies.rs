@@ -1,6 +1,9 @@
 //! Mutation policies on compiled networks: histories of their masks, and the gradients that some of them read.
 #![cfg(feature = "jit")]
 
+mod counting;
+
+use counting::allocations;
 use mest_runtime::data::Dataset;
 use mest_runtime::data::loader::{Batch, Loader};
 use mest_runtime::lanes::Isa;
@@ -44,8 +47,12 @@ fn imported() -> Imported {
 
 /// It, initialised as the recipe says.
 fn compile(recipe: &Recipe) -> Jit {
+    compile_for(recipe, 1)
+}
+
+fn compile_for(recipe: &Recipe, threads: usize) -> Jit {
     let compiled = pipeline::compile(&imported(), &settings::of_recipe(recipe, Some(&data()))).expect("it can be trained");
-    let mut net = Jit::new(compiled.program, Isa::best(), 1).expect("the machine has its own instruction set");
+    let mut net = Jit::new(compiled.program, Isa::best(), threads).expect("the machine has its own instruction set");
     train::initialize(&mut net, recipe).expect("its own masks fit");
     net
 }
@@ -312,4 +319,40 @@ fn values(net: &Jit) -> Vec<Vec<f32>> {
     let (manifest, arena) = (net.manifest(), net.arena());
     let of = |index| std::iter::once(state::read(manifest, arena, index)).chain(state::read_moment(manifest, arena, index, 0));
     (0..manifest.parameters.len()).flat_map(of).collect()
+}
+
+/// Steps, with a mutation before every one, of which the first alone may allocate: on one thread every allocation is counted, on two those of the calling one.
+#[test]
+fn neither_steps_nor_mutations_allocate() {
+    let data = data();
+    let loader = |recipe: &Recipe| Loader::new(&data, &data.train, BATCH, recipe.normalization(&data), &[], recipe.seed).expect("it fits");
+    let growths = ["random", "random:4", "gradient"];
+    // Every policy in the first scheme, and one of them in every scheme.
+    let cases = POLICIES.map(|policy| (SCHEMES[0], policy.name())).into_iter().chain(SCHEMES.map(|scheme| (scheme, "mest-ems")));
+    for (((scheme, density), policy), growth) in cases.flat_map(|case| growths.map(|growth| (case, growth))) {
+        let flags = [("scheme", scheme), ("density", density), ("importance-lambda", "0"), ("grow", growth), ("mutate-every", "1it")];
+        let recipe = recipe(policy, &flags);
+        let mut net = compile_for(&recipe, if growth == "random" { 2 } else { 1 });
+        let (manifest, mut batch, mut gradients) = (net.manifest().clone(), Batch::default(), DenseGradients::default());
+        let order: Vec<u32> = (0..BATCH as u32).collect();
+        loader(&recipe).fill(0, &order, &mut batch);
+        let mut mutator = Mutator::new(&manifest, recipe.mutation(), recipe.seed);
+        let rule = UpdateRule { optimizer: recipe.update_rule(), learning_rate: 0.02, weight_decay: 1e-4, max_norm: None };
+        for step in 0..16 {
+            let before = allocations();
+            let progress = Progress { epoch: step / 2, epochs: 8, iteration: step, iterations: 16 };
+            network::load_batch(&mut net, &batch.input, Target::Labels(&batch.labels), BATCH).expect("it fits");
+            network::load_step(&mut net, &rule, recipe.seed, step as u64 + 1);
+            if mutator.due(&progress) {
+                gradients.clear();
+                let batches = mutator.gradient_batches(&progress);
+                (0..batches).for_each(|_| mutator.read_gradients(&mut net, &progress, &mut gradients));
+                mutator.event(&manifest, net.arena_mut(), &progress, Some(&gradients).filter(|_| batches > 0));
+            }
+            net.run(Phase::Train);
+            let loss = network::report(&net).loss;
+            let allocated = allocations() - before;
+            assert!(loss.is_finite() && (step == 0 || allocated == 0), "{scheme} {policy} {growth}, step {step}: {allocated}");
+        }
+    }
 }

@@ -26,6 +26,27 @@ pub trait Network {
     fn arena_mut(&mut self) -> &mut Arena;
     /// Runs one phase over what `Io` holds.
     fn run(&mut self, phase: Phase);
+
+    /// Runs one phase `rounds` times, and says how long each took where it ran.
+    #[cfg(feature = "std")]
+    fn time(&mut self, phase: Phase, rounds: usize) -> Timing {
+        let round = |_| {
+            let start = std::time::Instant::now();
+            self.run(phase);
+            start.elapsed().as_secs_f64()
+        };
+        Timing { seconds: (0..rounds).map(round).collect(), peak_rss_bytes: crate::train::peak_rss_bytes() }
+    }
+}
+
+/// What [`Network::time`] measured.
+#[cfg(feature = "std")]
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Timing {
+    /// Seconds of each round.
+    pub seconds: Vec<f64>,
+    /// The largest memory so far of the process that the phase ran in, where the system tells.
+    pub peak_rss_bytes: Option<u64>,
 }
 
 /// Lends description and memory at once: the arena leaves the network meanwhile.

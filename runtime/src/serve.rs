@@ -1,11 +1,12 @@
 //! A network in a process of its own, driven over a pair of pipes: how a compiled program is compared with what another engine computes.
 //!
-//! A request is one byte for the phase and the arena; the answer is the arena. The caller's copy is the state between phases, so that
-//! everything that reads and writes a [`Network`] works on it unchanged.
+//! A request is a byte for the phase, the number of rounds to time (0: run it once) and the arena; the answer is seconds of each round and the
+//! process's peak memory, and the arena. The caller's copy is the state between phases, so that everything that reads and writes a [`Network`]
+//! works on it unchanged. Numbers are little-endian.
 
 use crate::arena::Arena;
 use crate::manifest::{Element, Slot};
-use crate::network::{Network, Phase};
+use crate::network::{Network, Phase, Timing};
 use std::io::{self, Read, Write};
 
 /// Bytes moved at once.
@@ -26,8 +27,17 @@ pub fn serve(net: &mut dyn Network, input: &mut dyn Read, output: &mut dyn Write
             [1] => Phase::Evaluate,
             [other] => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("phase {other} does not exist"))),
         };
+        let mut rounds = [0; 4];
+        input.read_exact(&mut rounds)?;
         receive(net.arena_mut(), input)?;
-        net.run(phase);
+        match u32::from_le_bytes(rounds) {
+            0 => net.run(phase),
+            rounds => {
+                let timing = net.time(phase, rounds as usize);
+                timing.seconds.iter().try_for_each(|seconds| output.write_all(&seconds.to_le_bytes()))?;
+                output.write_all(&timing.peak_rss_bytes.unwrap_or(0).to_le_bytes())?;
+            }
+        }
         send(net.arena(), output)?;
     }
 }
@@ -37,13 +47,35 @@ pub fn serve(net: &mut dyn Network, input: &mut dyn Read, output: &mut dyn Write
 /// # Errors
 /// A pipe breaks: the server has ended.
 pub fn request(phase: Phase, arena: &mut Arena, to: &mut dyn Write, from: &mut dyn Read) -> io::Result<()> {
+    ask(phase, 0, arena, to)?;
+    receive(arena, from)
+}
+
+/// Asks it to run `phase` on `arena` `rounds` times, at least once, and how long each took there.
+///
+/// # Errors
+/// A pipe breaks: the server has ended.
+pub fn request_times(phase: Phase, rounds: u32, arena: &mut Arena, to: &mut dyn Write, from: &mut dyn Read) -> io::Result<Timing> {
+    let rounds = rounds.max(1);
+    ask(phase, rounds, arena, to)?;
+    let mut number = || -> io::Result<[u8; 8]> {
+        let mut bytes = [0; 8];
+        from.read_exact(&mut bytes).map(|()| bytes)
+    };
+    let seconds = (0..rounds).map(|_| number().map(f64::from_le_bytes)).collect::<io::Result<Vec<f64>>>()?;
+    let peak = u64::from_le_bytes(number()?);
+    receive(arena, from)?;
+    Ok(Timing { seconds, peak_rss_bytes: Some(peak).filter(|&peak| peak > 0) })
+}
+
+fn ask(phase: Phase, rounds: u32, arena: &Arena, to: &mut dyn Write) -> io::Result<()> {
     let phase = match phase {
         Phase::Train => 0,
         Phase::Evaluate => 1,
     };
     to.write_all(&[phase])?;
-    send(arena, to)?;
-    receive(arena, from)
+    to.write_all(&rounds.to_le_bytes())?;
+    send(arena, to)
 }
 
 fn everything(arena: &Arena) -> Slot {
@@ -111,6 +143,19 @@ mod tests {
             receive(&mut arena, &mut answers.as_slice()).expect("the answer is whole");
             assert!(arena.words(slot).iter().zip(0..).all(|(word, index)| *word == index + by));
         }
+    }
+
+    #[test]
+    fn rounds_are_timed_where_they_run() {
+        let mut arena = Arena::new(64);
+        let mut requests = Vec::new();
+        request_times(Phase::Train, 3, &mut arena, &mut requests, &mut io::empty()).expect_err("nobody answers");
+        let mut answers = Vec::new();
+        serve(&mut Increment(Arena::new(64)), &mut requests.as_slice(), &mut answers).expect("the request is whole");
+        let timing = request_times(Phase::Train, 3, &mut arena, &mut io::sink(), &mut answers.as_slice()).expect("the answer is whole");
+        assert!(timing.seconds.len() == 3 && timing.seconds.iter().all(|&seconds| (0.0..1.0).contains(&seconds)), "{timing:?}");
+        let slot = everything(&arena);
+        assert!(arena.words(slot).iter().all(|&word| word == 3));
     }
 
     #[test]

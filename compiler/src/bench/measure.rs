@@ -8,11 +8,11 @@ use crate::op::Op;
 use crate::pass::annotate_sparsity::{LayerSparsity, SparsityTable};
 use mest_runtime::manifest::{Element, Manifest, Storage};
 use mest_runtime::mutation::{DenseGradients, Events, Mutator, Progress};
-use mest_runtime::network::{self, BatchError, Network, Phase, Target, UpdateRule};
+use mest_runtime::network::{self, BatchError, Network, Phase, Target, Timing, UpdateRule};
 use mest_runtime::random::{Purpose, Stream};
 use mest_runtime::recipe::Recipe;
 use mest_runtime::sparse::state::{self, InitialMasks, StateError};
-use mest_runtime::sparse::{Growth, Units, mask};
+use mest_runtime::sparse::{Bump, Growth, Units, mask};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -219,12 +219,13 @@ impl<'a> Subject<'a> {
 
     /// Milliseconds of a step.
     pub fn step_ms(&self, net: &mut dyn Network) -> f64 {
-        let mut number = 0;
-        time_steps(self.steps, || {
-            number += 1;
-            network::load_step(net, &self.rule, self.recipe.seed, number);
-            net.run(Phase::Train);
-        })
+        self.step(net).0
+    }
+
+    /// Milliseconds of a step, and the largest memory of the process that it runs in.
+    pub fn step(&self, net: &mut dyn Network) -> (f64, Option<u64>) {
+        let Timing { seconds, peak_rss_bytes } = net.time(Phase::Train, WARM_UP + self.steps.max(1));
+        (median(seconds[WARM_UP..].to_vec()) * 1e3, peak_rss_bytes)
     }
 
     /// Every launch of a training step.
@@ -245,9 +246,10 @@ impl<'a> Subject<'a> {
             let live = state::mask(&manifest, net.arena(), index);
             let grow_to = units.grown(density(budget)).min(capacity).max(live.len());
             let mut draws = Stream::of_item(self.recipe.seed, Purpose::Growth, 0, index as u32);
-            let candidates = units.candidates(&live, grow_to, units.budget(budget), Growth::Random(1), &mut draws);
-            let grown = mask::union(&live, &units.units_of(&candidates));
-            state::set_mask(&manifest, net.arena_mut(), index, &grown)?;
+            let bump = &Bump::new();
+            let candidates = units.candidates(bump, &live, grow_to, units.budget(budget), Growth::Random(1), &mut draws);
+            let grown = mask::union(bump, &live, units.units_of(bump, &candidates));
+            state::set_mask(&manifest, net.arena_mut(), index, grown)?;
         }
         Ok(DensityTime { density: density(self.recipe.density()), step_ms: self.step_ms(net) })
     }

@@ -17,7 +17,6 @@ use crate::pipeline::{self, Compiled};
 use crate::settings;
 use mest_runtime::network::Network;
 use mest_runtime::recipe::{EngineName, Recipe};
-use mest_runtime::train::peak_rss_bytes;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -152,8 +151,7 @@ fn measure_compiled(args: &Args, recipe: &Recipe, sparse: bool) -> Result<Measur
 
 fn measure_step(subject: &Subject<'_>, net: &mut dyn Network, measured: &mut Measurement) -> Result<(), Failure> {
     subject.prepare(net).map_err(Failure::refused)?;
-    measured.step_ms = subject.step_ms(net);
-    measured.peak_rss_bytes = peak_rss_bytes();
+    (measured.step_ms, measured.peak_rss_bytes) = subject.step(net);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `mestc bench`: what it reports, not how fast it is.
 
-use crate::{fail, json, succeed, workshop};
+use crate::{command, fail, json, succeed, text, workshop};
 
 const RECIPE: [&str; 8] = ["--batch", "8", "--threads", "2", "--sparsity", "0.5", "--steps", "2"];
 
@@ -62,4 +62,37 @@ fn what_cannot_be_measured_is_refused_before_anything_runs() {
     assert!(fail(folder.path(), &["bench", "mlp.onnx", "--engine", "rust"], 2).contains("--step-only"));
     assert!(fail(folder.path(), &["bench", "mlp.onnx", "--steps", "0"], 2).contains("--steps"));
     assert!(fail(folder.path(), &["bench", "mlp.onnx", "--sparsity", "2"], 2).contains("sparsity"));
+}
+
+/// What `mestc bench --engine rust` says, with this variable set.
+fn bench_rust(variable: (&str, &std::ffi::OsStr)) -> std::process::Output {
+    let folder = workshop();
+    let arguments = [&["bench", "mlp.onnx"], &RECIPE[..], &["--engine", "rust", "--step-only", "--json"]].concat();
+    command(folder.path(), &arguments).env(variable.0, variable.1).output().expect("mestc starts")
+}
+
+/// Builds with cargo, which takes a minute: only where `MEST_TEST_CARGO` names a folder to build in.
+#[test]
+fn generated_rust_is_timed_where_it_runs() {
+    let Some(folder) = std::env::var_os("MEST_TEST_CARGO") else {
+        eprintln!("skipped: MEST_TEST_CARGO names no folder to build generated crates in");
+        return;
+    };
+    let output = bench_rust(("XDG_CACHE_HOME", &folder));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report = json(&text(&output.stdout));
+    for key in ["step_ms", "dense_step_ms", "generic_step_ms", "peak_rss_bytes", "mutation_ms"] {
+        assert!(report["step"][key].as_f64().is_some_and(|value| value > 0.0), "{key}: {report}");
+    }
+}
+
+#[test]
+fn without_cargo_the_rust_engine_says_so() {
+    let output = bench_rust(("CARGO", "no-such-program".as_ref()));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("cargo can't be run") && text(&output.stderr).contains("--engine jit"),
+        "{}",
+        text(&output.stderr)
+    );
 }

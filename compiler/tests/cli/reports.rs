@@ -1,6 +1,6 @@
 //! Commands that only tell: their tables, their JSON, the files they write.
 
-use crate::{fail, json, mestc, models, succeed, text, workshop};
+use crate::{command, fail, json, mestc, models, succeed, text, workshop};
 use serde_json::Value;
 
 #[test]
@@ -200,6 +200,10 @@ fn verify_ends_with_1_above_tolerance_and_says_where() {
         assert!(tensors.iter().all(|tensor| tensor["hash"].as_str().is_some_and(|hash| hash.len() == 16)));
         assert!(report["worst"].as_f64().unwrap() > 0.5);
     }
+    let arguments = ["verify", "mlp.onnx", "trace.safetensors", "--engine", "rust"];
+    let without_cargo = command(folder.path(), &arguments).env("CARGO", "no-such-program").output().unwrap();
+    assert_eq!(without_cargo.status.code(), Some(1));
+    assert!(text(&without_cargo.stderr).contains("cargo can't be run"), "{}", text(&without_cargo.stderr));
     let lax = succeed(folder.path(), &["verify", "mlp.onnx", "trace.safetensors", "--tolerance", "1e300"]);
     assert!(lax.contains("passed") && lax.contains("output.0"), "{lax}");
 }

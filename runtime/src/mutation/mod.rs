@@ -132,13 +132,13 @@ pub trait Policy: Debug + Sync {
     }
 }
 
-/// Changes the masks of `net` if an event is due at `progress`, and says what it did to each layer. No gradients of dead weights are read: a policy that
+/// Changes the masks of `net` if an event is due at `progress`, and says what it did to each layer: nothing if none was. No gradients of dead weights are read: a policy that
 /// wants them grows at random.
-pub fn mutate(net: &mut dyn Network, mutator: &mut Mutator, progress: &Progress) -> Vec<LayerReport> {
+pub fn mutate<'m>(net: &mut dyn Network, mutator: &'m mut Mutator, progress: &Progress) -> &'m [LayerReport] {
     if !mutator.due(progress) {
-        return Vec::new();
+        return &[];
     }
-    network::with_parts(net, |manifest, arena| mutator.event(manifest, arena, progress, None))
+    network::with_parts(net, move |manifest, arena| mutator.event(manifest, arena, progress, None))
 }
 
 /// Every policy; the first is the default.

@@ -133,7 +133,7 @@ proptest! {
         for epoch in 0..EPOCHS {
             prop_assert!(mutator.due(&at(epoch)));
             let before: Vec<Snapshot> = (0..4).map(|index| snapshot(&manifest, &arena, index)).collect();
-            let reports = mutator.event(&manifest, &mut arena, &at(epoch), Some(&gradients(&manifest, epoch)));
+            let reports = mutator.event(&manifest, &mut arena, &at(epoch), Some(&gradients(&manifest, epoch))).to_vec();
             prop_assert!(!mutator.due(&at(epoch)), "once an epoch");
             prop_assert_eq!(reports.iter().map(|report| report.name.as_str()).collect::<Vec<_>>(), LAYERS);
             let schedule = config.schedule(EPOCHS, EPOCHS * 10);
@@ -279,7 +279,7 @@ fn a_single_shot_prunes_once_by_saliency() {
     let (sums, values) = (gradients(&manifest, 0), state::read(&manifest, &arena, 3));
     let mut mutator = Mutator::new(&manifest, config.clone(), 3);
     assert!(mutator.due(&at(0)) && !mutator.due(&at(1)));
-    let reports = mutator.event(&manifest, &mut arena, &at(0), Some(&sums));
+    let reports = mutator.event(&manifest, &mut arena, &at(0), Some(&sums)).to_vec();
     assert!(!mutator.due(&at(0)));
     assert_eq!(reports.iter().map(|report| (report.grown, report.after)).collect::<Vec<_>>(), [(0, 115), (0, 230)]);
     let saliency = |unit: u32| (values[unit as usize] * sums.of(3)[unit as usize]).abs();

@@ -9,7 +9,8 @@ use crate::manifest::{Manifest, Role, Slot, Storage};
 use crate::network::{self, Network, Phase};
 use crate::optim::Hyper;
 use crate::prelude::*;
-use crate::sparse::{Units, mask, state, topology};
+use crate::sparse::{Bump, Units, mask, state, topology};
+use bumpalo::collections::Vec as BumpVec;
 
 /// Gradients of all units of some parameters, live or dead, summed over batches.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,47 +25,58 @@ impl DenseGradients {
         self.layers.iter().find(|(index, _)| *index == parameter).map_or(&[], |(_, gradient)| gradient)
     }
 
+    /// Makes every sum 0, in the memory that is there.
+    pub fn clear(&mut self) {
+        self.layers.iter_mut().for_each(|(_, gradient)| gradient.fill(0.0));
+    }
+
     /// Adds those of `parameters` for the batch and the step that `net` has loaded. Units that there is no room to probe add 0.
-    pub(super) fn add(&mut self, net: &mut dyn Network, parameters: &[usize]) {
+    pub(super) fn add(&mut self, memory: &mut ProbeMemory, net: &mut dyn Network, parameters: &[usize]) {
+        let (event, pass) = memory.begin();
         let whole = |&index: &usize| {
             let (manifest, arena) = (net.manifest(), net.arena());
             let Storage::Matrix { matrix, block, .. } = manifest.parameters[index].storage else { return None };
-            let base = state::mask(manifest, arena, index);
-            let dead = mask::dead(&base, Units::new(matrix, block).count());
+            let base = event.alloc_slice_copy(state::live_units(manifest, arena, index));
+            let dead = mask::dead(event, base, Units::new(matrix, block).count());
             Some(Part { parameter: index, base, dead })
         };
-        let parts: Vec<Part> = parameters.iter().filter_map(whole).collect();
-        self.add_parts(net, &parts);
+        let parts = collect(event, parameters.len(), parameters.iter().filter_map(whole));
+        self.add_parts(pass, event, net, parts);
     }
 
-    /// Adds those of some units of some parameters, in the network that has each parameter's base alone live.
-    pub(super) fn add_parts(&mut self, net: &mut dyn Network, parts: &[Part]) {
+    /// Adds those of some units of some parameters, in the network that has each parameter's base alone live. `event` keeps what is needed until
+    /// the end, `pass` what a pass over one layer takes.
+    pub(super) fn add_parts(&mut self, pass: &mut Bump, event: &Bump, net: &mut dyn Network, parts: &[Part<'_>]) {
         let (probes, kept) = network::with_parts(net, |manifest, arena| {
-            let probes: Vec<Probe<'_>> = parts.iter().filter_map(|part| Probe::new(manifest, arena, part)).collect();
-            (probes, Kept::new(manifest, arena))
+            let mut probes = BumpVec::with_capacity_in(parts.len(), event);
+            probes.extend(parts.iter().filter_map(|part| Probe::new(event, manifest, arena, part)));
+            (probes, Kept::new(event, manifest, arena))
         });
         self.make_room(&probes);
         let hyper = net.manifest().io.hyper;
         net.arena_mut().floats_mut(hyper)[Hyper::LEARNING_RATE] = 0.0;
         let passes = probes.iter().map(Probe::passes).max().unwrap_or(0);
-        for pass in 0..passes {
-            network::with_parts(net, |manifest, arena| probes.iter().for_each(|probe| probe.place(manifest, arena, pass)));
+        for number in 0..passes {
+            network::with_parts(net, |manifest, arena| probes.iter().for_each(|probe| probe.place(pass, manifest, arena, number)));
             net.run(Phase::Train);
             for (probe, (_, sums)) in probes.iter().zip(&mut self.layers) {
-                network::with_parts(net, |manifest, arena| probe.read(manifest, arena, pass, sums));
+                network::with_parts(net, |manifest, arena| probe.read(pass, manifest, arena, number, sums));
             }
         }
         network::with_parts(net, |manifest, arena| {
-            probes.iter().for_each(|probe| probe.set(manifest, arena, &probe.before));
-            kept.restore(manifest, arena);
+            for probe in &probes {
+                pass.reset();
+                probe.set(pass, manifest, arena, probe.before);
+            }
+            kept.restore(pass, manifest, arena);
         });
     }
 
     /// Adds products of the Hessian and the gradient, for all live weights of `parameters`: the difference of the gradients at the weights
     /// and a small step along the gradient of these parameters from them, over that step.
-    pub(super) fn add_gradient_flow(&mut self, net: &mut dyn Network, parameters: &[usize]) {
+    pub(super) fn add_gradient_flow(&mut self, memory: &mut ProbeMemory, net: &mut dyn Network, parameters: &[usize]) {
         let (mut here, mut there) = (DenseGradients::default(), DenseGradients::default());
-        here.add(net, parameters);
+        here.add(memory, net, parameters);
         let norm = |of: &mut dyn Iterator<Item = f32>| of.map(|value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
         let weights = |index: usize| net.arena().floats(net.manifest().parameters[index].value).to_vec();
         let values: Vec<(usize, Vec<f32>)> = parameters.iter().map(|&index| (index, weights(index))).collect();
@@ -79,7 +91,7 @@ impl DenseGradients {
                 probe.move_by(manifest, arena, gradient, step as f32);
             }
         });
-        there.add(net, parameters);
+        there.add(memory, net, parameters);
         network::with_parts(net, |manifest, arena| {
             for (index, values) in &values {
                 arena.floats_mut(manifest.parameters[*index].value).copy_from_slice(values);
@@ -128,32 +140,73 @@ impl Along {
     }
 }
 
+/// What probing takes of memory, over and over.
+#[derive(Debug, Default)]
+pub(super) struct ProbeMemory {
+    /// Kept from the first pass to the last.
+    event: Bump,
+    /// For one layer in one pass.
+    pass: Bump,
+}
+
+impl ProbeMemory {
+    /// Enough to probe `layers`.
+    pub(super) fn new(manifest: &Manifest, layers: &[usize]) -> Self {
+        let (mut event, mut pass) = (0, 0);
+        for &index in layers {
+            let Storage::Matrix { matrix, block, capacity, .. } = manifest.parameters[index].storage else { continue };
+            // What is live, before and meanwhile, and what is dead; the union, its old positions, and the streams.
+            event += 4 * (2 * capacity + Units::new(matrix, block).count()) + size_of::<Part<'_>>() + size_of::<Probe<'_>>() + 64;
+            pass = pass.max((4 + size_of::<Option<u32>>()) * capacity + topology::rebuild_bytes(manifest, index) + 64);
+        }
+        if !layers.is_empty() {
+            event += Kept::bytes(manifest);
+            let streams = (0..manifest.parameters.len()).map(|index| topology::rebuild_bytes(manifest, index));
+            pass = pass.max(streams.max().unwrap_or(0));
+        }
+        ProbeMemory { event: Bump::with_capacity(event), pass: Bump::with_capacity(pass) }
+    }
+
+    /// For an event and for a pass of it, what was kept before handed back.
+    pub(super) fn begin(&mut self) -> (&Bump, &mut Bump) {
+        self.event.reset();
+        (&self.event, &mut self.pass)
+    }
+}
+
+/// At most `count` parts in a row.
+pub(super) fn collect<'b>(event: &'b Bump, count: usize, parts: impl Iterator<Item = Part<'b>>) -> &'b [Part<'b>] {
+    let mut collected = BumpVec::with_capacity_in(count, event);
+    collected.extend(parts);
+    collected.into_bump_slice()
+}
+
 /// Units of a parameter whose gradients are wanted, while `base` is live.
-#[derive(Clone, Debug)]
-pub(super) struct Part {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part<'b> {
     /// The parameter.
     pub(super) parameter: usize,
     /// Live meanwhile.
-    pub(super) base: Vec<u32>,
+    pub(super) base: &'b [u32],
     /// Those that are wanted beside the base's own.
-    pub(super) dead: Vec<u32>,
+    pub(super) dead: &'b [u32],
 }
 
 /// A layer that is probed.
-struct Probe<'a> {
-    part: &'a Part,
+struct Probe<'b> {
+    part: &'b Part<'b>,
     units: Units,
     /// Live units before and afterwards.
-    before: Vec<u32>,
+    before: &'b [u32],
     /// Dead units a pass.
     room: usize,
 }
 
-impl<'a> Probe<'a> {
-    fn new(manifest: &Manifest, arena: &Arena, part: &'a Part) -> Option<Self> {
+impl<'b> Probe<'b> {
+    fn new(bump: &'b Bump, manifest: &Manifest, arena: &Arena, part: &'b Part<'b>) -> Option<Self> {
         let Storage::Matrix { matrix, block, capacity, .. } = manifest.parameters[part.parameter].storage else { return None };
-        let (units, before) = (Units::new(matrix, block), state::mask(manifest, arena, part.parameter));
-        Some(Probe { part, units, before, room: capacity.saturating_sub(part.base.len()) })
+        let before = bump.alloc_slice_copy(state::live_units(manifest, arena, part.parameter));
+        Some(Probe { part, units: Units::new(matrix, block), before, room: capacity.saturating_sub(part.base.len()) })
     }
 
     fn passes(&self) -> usize {
@@ -162,27 +215,31 @@ impl<'a> Probe<'a> {
     }
 
     /// The dead units that are probed in a pass.
-    fn probed(&self, pass: usize) -> &[u32] {
-        let (dead, begin) = (&self.part.dead, (pass * self.room).min(self.part.dead.len()));
+    fn probed(&self, pass: usize) -> &'b [u32] {
+        let (dead, begin) = (self.part.dead, (pass * self.room).min(self.part.dead.len()));
         &dead[begin..(begin + self.room).min(dead.len())]
     }
 
-    fn place(&self, manifest: &Manifest, arena: &mut Arena, pass: usize) {
-        if pass == 0 || !self.probed(pass).is_empty() {
-            self.set(manifest, arena, &mask::union(&self.part.base, self.probed(pass)));
+    fn place(&self, bump: &mut Bump, manifest: &Manifest, arena: &mut Arena, pass: usize) {
+        let probed = self.probed(pass);
+        if pass == 0 || !probed.is_empty() {
+            bump.reset();
+            self.set(bump, manifest, arena, mask::union(bump, self.part.base, probed));
         }
     }
 
-    fn set(&self, manifest: &Manifest, arena: &mut Arena, mask: &[u32]) {
-        state::set_mask(manifest, arena, self.part.parameter, mask).expect("a mask made of existing units, within the capacity");
+    fn set(&self, bump: &Bump, manifest: &Manifest, arena: &mut Arena, mask: &[u32]) {
+        let set = state::set_mask_within(bump, manifest, arena, self.part.parameter, mask);
+        set.expect("a mask made of existing units, within the capacity");
     }
 
     /// Adds the gradients of the units that a pass computes for the first time.
-    fn read(&self, manifest: &Manifest, arena: &Arena, pass: usize, sums: &mut [f32]) {
+    fn read(&self, bump: &mut Bump, manifest: &Manifest, arena: &Arena, pass: usize, sums: &mut [f32]) {
         let probed = self.probed(pass);
         let Some(slot) = manifest.parameters[self.part.parameter].gradient.filter(|_| pass == 0 || !probed.is_empty()) else { return };
         let (elements, gradient) = (self.units.elements(), arena.floats(slot));
-        for (position, unit) in mask::union(&self.part.base, probed).into_iter().enumerate() {
+        bump.reset();
+        for (position, &unit) in mask::union(bump, self.part.base, probed).iter().enumerate() {
             if pass == 0 || probed.binary_search(&unit).is_ok() {
                 let sums = &mut sums[unit as usize * elements..][..elements];
                 sums.iter_mut().zip(&gradient[position * elements..]).for_each(|(sum, value)| *sum += value);
@@ -192,21 +249,33 @@ impl<'a> Probe<'a> {
 }
 
 /// What a pass changes and must not: moments, running statistics, and values if a gradient isn't finite.
-struct Kept(Vec<(Slot, Vec<f32>)>, Vec<f32>);
+struct Kept<'b>(&'b [(Slot, &'b [f32])], &'b [f32]);
 
-impl Kept {
-    fn new(manifest: &Manifest, arena: &Arena) -> Self {
-        let changes = manifest.parameters.iter().filter(|parameter| parameter.role != Role::Frozen);
-        let slots = changes.flat_map(|parameter| core::iter::once(parameter.value).chain(parameter.moments.iter().copied()));
-        Kept(slots.map(|slot| (slot, arena.floats(slot).to_vec())).collect(), arena.floats(manifest.io.hyper).to_vec())
+impl<'b> Kept<'b> {
+    fn new(bump: &'b Bump, manifest: &Manifest, arena: &Arena) -> Self {
+        let mut kept = BumpVec::with_capacity_in(Self::slots(manifest).count(), bump);
+        kept.extend(Self::slots(manifest).map(|slot| (slot, &*bump.alloc_slice_copy(arena.floats(slot)))));
+        Kept(kept.into_bump_slice(), bump.alloc_slice_copy(arena.floats(manifest.io.hyper)))
     }
 
-    fn restore(&self, manifest: &Manifest, arena: &mut Arena) {
+    /// The slots that are kept beside the hyper-parameters.
+    fn slots(manifest: &Manifest) -> impl Iterator<Item = Slot> {
+        let changes = manifest.parameters.iter().filter(|parameter| parameter.role != Role::Frozen);
+        changes.flat_map(|parameter| core::iter::once(parameter.value).chain(parameter.moments.iter().copied()))
+    }
+
+    fn bytes(manifest: &Manifest) -> usize {
+        let of_slot = |slot: Slot| 4 * slot.len + size_of::<(Slot, &[f32])>() + 8;
+        Self::slots(manifest).map(of_slot).sum::<usize>() + 4 * manifest.io.hyper.len + 64
+    }
+
+    fn restore(&self, bump: &mut Bump, manifest: &Manifest, arena: &mut Arena) {
         let Kept(slots, hyper) = self;
         slots.iter().for_each(|(slot, values)| arena.floats_mut(*slot).copy_from_slice(values));
         arena.floats_mut(manifest.io.hyper).copy_from_slice(hyper);
         for index in 0..manifest.parameters.len() {
-            topology::refresh_values(manifest, arena, index);
+            bump.reset();
+            topology::refresh_values_within(bump, manifest, arena, index);
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Masks: arithmetic of units, and the two choices that a topology update makes - which units to drop, which to grow - where any set of units
 //! may live; [`super::structure`] makes them elsewhere.
 //!
-//! A mask is the ascending list of its live units.
+//! A mask is the ascending list of its live units. Choices are made, and live, in memory that the caller hands in and reuses.
 
 use crate::manifest::{Block, Structure, WeightMatrix};
-use crate::prelude::*;
 use crate::random::Stream;
+use bumpalo::Bump;
+use bumpalo::collections::Vec as BumpVec;
 
 /// The units of a weight matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +99,7 @@ impl Units {
 ///
 /// `values` and `gradients` are `[unit][element]`; an empty `gradients` counts as zero. Not-a-number counts as most important: it must
 /// surface in the loss, not vanish from the mask.
-pub fn importance(values: &[f32], gradients: &[f32], lambda: f64, elements: usize) -> Vec<f64> {
+pub fn importance<'b>(bump: &'b Bump, values: &[f32], gradients: &[f32], lambda: f64, elements: usize) -> &'b [f64] {
     let score = |index: usize| {
         let gradient = gradients.get(index).map_or(0.0, |&g| f64::from(g.abs()));
         f64::from(values[index].abs()) + lambda * gradient
@@ -107,51 +108,53 @@ pub fn importance(values: &[f32], gradients: &[f32], lambda: f64, elements: usiz
         1 => score(unit),
         _ => (unit * elements..(unit + 1) * elements).map(|i| score(i) * score(i)).sum::<f64>().sqrt(),
     };
-    (0..values.len() / elements).map(of_unit).map(|score| if score.is_nan() { f64::INFINITY } else { score }).collect()
+    let finite = |unit: usize| Some(of_unit(unit)).filter(|score| !score.is_nan()).unwrap_or(f64::INFINITY);
+    bump.alloc_slice_fill_with(values.len() / elements, finite)
 }
 
 /// The `keep` most important of `live` units, ascending; of equals the one with the smaller index stays. `scores` has one entry a live unit.
-pub fn keep_best(live: &[u32], scores: &[f64], keep: usize) -> Vec<u32> {
+pub fn keep_best<'b>(bump: &'b Bump, live: &[u32], scores: &[f64], keep: usize) -> &'b [u32] {
     if keep >= live.len() {
-        return live.to_vec();
+        return bump.alloc_slice_copy(live);
     }
-    let mut ranked: Vec<usize> = (0..live.len()).collect();
+    let ranked = bump.alloc_slice_fill_with(live.len(), |position| position as u32);
     if keep > 0 {
-        ranked.select_nth_unstable_by(keep - 1, |&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+        ranked.select_nth_unstable_by(keep - 1, |&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
     }
-    ranked.truncate(keep);
-    ranked.sort_unstable();
-    ranked.into_iter().map(|position| live[position]).collect()
+    let kept = &mut ranked[..keep];
+    kept.sort_unstable();
+    kept.iter_mut().for_each(|position| *position = live[*position as usize]);
+    kept
 }
 
 /// The units below `count` that are not in `live`, ascending.
-pub fn dead(live: &[u32], count: usize) -> Vec<u32> {
-    let mut dead = Vec::with_capacity(count - live.len());
+pub fn dead<'b>(bump: &'b Bump, live: &[u32], count: usize) -> &'b [u32] {
+    let mut dead = BumpVec::with_capacity_in(count - live.len(), bump);
     let mut next = 0;
     for &unit in live {
         dead.extend(next..unit);
         next = unit + 1;
     }
     dead.extend(next..count as u32);
-    dead
+    dead.into_bump_slice()
 }
 
 /// `grow` of the units below `count` that are not in `live`, every subset equally likely (all of them if fewer are dead), ascending.
 ///
 /// Floyd's algorithm over ranks among the dead: one draw a unit, whatever the density, and one bit of memory a dead unit.
-pub fn grow(live: &[u32], count: usize, grow: usize, stream: &mut Stream) -> Vec<u32> {
+pub fn grow<'b>(bump: &'b Bump, live: &[u32], count: usize, grow: usize, stream: &mut Stream) -> &'b [u32] {
     let dead = count - live.len();
     let grow = grow.min(dead);
-    let mut chosen = vec![0u64; dead.div_ceil(64)];
+    let chosen = bump.alloc_slice_fill_copy(dead.div_ceil(64), 0u64);
     for last in dead - grow..dead {
         let rank = stream.below(last + 1);
         let taken = chosen[rank / 64] >> (rank % 64) & 1 == 1;
         let rank = if taken { last } else { rank };
         chosen[rank / 64] |= 1 << (rank % 64);
     }
-    let mut grown = Vec::with_capacity(grow);
+    let mut grown = BumpVec::with_capacity_in(grow, bump);
     let mut before = 0;
-    for (word, &bits) in chosen.iter().enumerate() {
+    for (word, &mut bits) in chosen.iter_mut().enumerate() {
         let mut bits = bits;
         while bits != 0 {
             let rank = word * 64 + bits.trailing_zeros() as usize;
@@ -163,12 +166,12 @@ pub fn grow(live: &[u32], count: usize, grow: usize, stream: &mut Stream) -> Vec
             grown.push((rank + before) as u32);
         }
     }
-    grown
+    grown.into_bump_slice()
 }
 
 /// The units of either of two disjoint ascending lists, ascending.
-pub fn union(a: &[u32], b: &[u32]) -> Vec<u32> {
-    let mut merged = Vec::with_capacity(a.len() + b.len());
+pub fn union<'b>(bump: &'b Bump, a: &[u32], b: &[u32]) -> &'b [u32] {
+    let mut merged = BumpVec::with_capacity_in(a.len() + b.len(), bump);
     let (mut left, mut right) = (a.iter().peekable(), b.iter().peekable());
     while let (Some(&&x), Some(&&y)) = (left.peek(), right.peek()) {
         merged.push(x.min(y));
@@ -180,7 +183,7 @@ pub fn union(a: &[u32], b: &[u32]) -> Vec<u32> {
     }
     merged.extend(left);
     merged.extend(right);
-    merged
+    merged.into_bump_slice()
 }
 
 #[cfg(test)]
@@ -226,16 +229,18 @@ mod tests {
 
     #[test]
     fn importance_by_scheme() {
-        assert_eq!(importance(&[-3.0, 2.0], &[1.0, -4.0], 0.5, 1), [3.5, 4.0]);
-        assert_eq!(importance(&[3.0, -4.0, 0.0, 1.0], &[], 9.0, 2), [5.0, 1.0]);
-        assert_eq!(importance(&[f32::NAN, 1.0], &[], 0.0, 1), [f64::INFINITY, 1.0]);
+        let bump = &Bump::new();
+        assert_eq!(importance(bump, &[-3.0, 2.0], &[1.0, -4.0], 0.5, 1), [3.5, 4.0]);
+        assert_eq!(importance(bump, &[3.0, -4.0, 0.0, 1.0], &[], 9.0, 2), [5.0, 1.0]);
+        assert_eq!(importance(bump, &[f32::NAN, 1.0], &[], 0.0, 1), [f64::INFINITY, 1.0]);
     }
 
     #[test]
     fn ties_are_broken_by_index() {
-        assert_eq!(keep_best(&[2, 5, 7, 9], &[1.0, 3.0, 1.0, 1.0], 2), [2, 5]);
-        assert_eq!(keep_best(&[2, 5], &[0.0, 0.0], 0), [0u32; 0]);
-        assert_eq!(keep_best(&[2, 5], &[0.0, 0.0], 8), [2, 5]);
+        let bump = &Bump::new();
+        assert_eq!(keep_best(bump, &[2, 5, 7, 9], &[1.0, 3.0, 1.0, 1.0], 2), [2, 5]);
+        assert_eq!(keep_best(bump, &[2, 5], &[0.0, 0.0], 0), [0u32; 0]);
+        assert_eq!(keep_best(bump, &[2, 5], &[0.0, 0.0], 8), [2, 5]);
     }
 
     #[test]
@@ -243,8 +248,10 @@ mod tests {
         let live = [0, 3, 4, 10, 63, 64, 99];
         let (count, take, events) = (100, 13, 20_000);
         let mut grown = vec![0u32; count];
+        let mut bump = Bump::new();
         for event in 0..events {
-            for unit in grow(&live, count, take, &mut Stream::new(1, Purpose::Growth, event)) {
+            bump.reset();
+            for &unit in grow(&bump, &live, count, take, &mut Stream::new(1, Purpose::Growth, event)) {
                 grown[unit as usize] += 1;
             }
         }
@@ -269,20 +276,21 @@ mod tests {
         #[test]
         fn grown_units_were_dead(live in prop::collection::btree_set(0u32..300, 0..300), extra in 0usize..320, seed: u64) {
             let live: Vec<u32> = live.into_iter().collect();
-            let grown = grow(&live, 300, extra, &mut Stream::new(seed, Purpose::Growth, 0));
+            let bump = &Bump::new();
+            let grown = grow(bump, &live, 300, extra, &mut Stream::new(seed, Purpose::Growth, 0));
             prop_assert_eq!(grown.len(), extra.min(300 - live.len()));
-            let merged = union(&live, &grown);
+            let merged = union(bump, &live, grown);
             prop_assert!(merged.windows(2).all(|pair| pair[0] < pair[1]));
             prop_assert_eq!(merged.len(), live.len() + grown.len());
             prop_assert!(merged.iter().all(|&unit| unit < 300));
-            prop_assert_eq!(union(&live, &dead(&live, 300)), (0..300).collect::<Vec<_>>());
+            prop_assert_eq!(union(bump, &live, dead(bump, &live, 300)), (0..300).collect::<Vec<_>>());
         }
 
         #[test]
         fn kept_units_are_the_best(scores in prop::collection::vec(0u8..6, 1..60), keep in 0usize..70) {
             let scores: Vec<f64> = scores.into_iter().map(f64::from).collect();
             let live: Vec<u32> = (0..scores.len() as u32).map(|unit| unit * 3).collect();
-            let kept: BTreeSet<u32> = keep_best(&live, &scores, keep).into_iter().collect();
+            let kept: BTreeSet<u32> = keep_best(&Bump::new(), &live, &scores, keep).iter().copied().collect();
             prop_assert_eq!(kept.len(), keep.min(live.len()));
             for (a, unit) in live.iter().enumerate().filter(|(_, unit)| kept.contains(unit)) {
                 for (b, other) in live.iter().enumerate().filter(|(_, unit)| !kept.contains(unit)) {

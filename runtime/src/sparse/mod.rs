@@ -14,6 +14,8 @@ pub mod topology;
 #[cfg(test)]
 mod topology_tests;
 
+/// Memory that is handed back all at once and used again: what choosing a mask takes meanwhile.
+pub use bumpalo::Bump;
 pub use mask::Units;
 pub use scheme::Scheme;
 pub use structure::Growth;

@@ -8,6 +8,7 @@ use crate::manifest::{Manifest, Parameter, Slot, Storage};
 use crate::prelude::*;
 use crate::random::{Purpose, Stream};
 use alloc::collections::BTreeMap;
+use bumpalo::Bump;
 
 /// How the masks of the first step are chosen. Layers that are computed densely have every unit live whatever this says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -118,8 +119,9 @@ pub fn initialize(manifest: &Manifest, arena: &mut Arena, masks: &InitialMasks, 
     for constant in manifest.constants.iter() {
         arena.floats_mut(constant.slot).copy_from_slice(&constant.values);
     }
-    let mut scratch = topology::Scratch::default();
+    let mut bump = Bump::new();
     for (index, parameter) in manifest.parameters.iter().enumerate() {
+        bump.reset();
         let dense = template_values(manifest, index)?;
         for slot in core::iter::once(&parameter.value).chain(&parameter.gradient).chain(parameter.moments.iter()) {
             arena.floats_mut(*slot).fill(0.0);
@@ -135,11 +137,11 @@ pub fn initialize(manifest: &Manifest, arena: &mut Arena, masks: &InitialMasks, 
                 arena.floats_mut(parameter.value).copy_from_slice(&dense);
             }
             Storage::Matrix { units: slot, .. } => {
-                let live = initial_mask(parameter, index, &dense, masks, seed)?;
-                check_units(parameter, &live)?;
-                store_units(arena, parameter, slot, &live);
-                scatter(parameter, &live, &dense, arena.floats_mut(parameter.value));
-                topology::rebuild_with(&mut scratch, manifest, arena, index);
+                let live = initial_mask(&bump, parameter, index, &dense, masks, seed)?;
+                check_units(parameter, live)?;
+                store_units(arena, parameter, slot, live);
+                scatter(parameter, live, &dense, arena.floats_mut(parameter.value));
+                topology::rebuild_within(&bump, manifest, arena, index);
             }
         }
     }
@@ -160,8 +162,15 @@ fn template_values(manifest: &Manifest, index: usize) -> Result<Vec<f32>, StateE
     Ok(bytes.as_chunks::<4>().0.iter().map(|&word| f32::from_le_bytes(word)).collect())
 }
 
-fn initial_mask(parameter: &Parameter, index: usize, dense: &[f32], masks: &InitialMasks, seed: u64) -> Result<Vec<u32>, StateError> {
-    let Storage::Matrix { matrix, block, structure, density, .. } = parameter.storage else { return Ok(Vec::new()) };
+fn initial_mask<'b>(
+    bump: &'b Bump,
+    parameter: &Parameter,
+    index: usize,
+    dense: &[f32],
+    masks: &InitialMasks,
+    seed: u64,
+) -> Result<&'b [u32], StateError> {
+    let Storage::Matrix { matrix, block, structure, density, .. } = parameter.storage else { return Ok(&[]) };
     let units = Units::new(matrix, block).structured(structure);
     if let InitialMasks::Given(given) = masks
         && let Some(mask) = given.get(parameter.name.as_ref())
@@ -170,18 +179,18 @@ fn initial_mask(parameter: &Parameter, index: usize, dense: &[f32], masks: &Init
         if density.is_none() && live.len() < units.count() {
             return Err(StateError::Dense { name: parameter.name.to_string() });
         }
-        return Ok(live);
+        return Ok(bump.alloc_slice_copy(&live));
     }
-    let all: Vec<u32> = (0..units.count() as u32).collect();
+    let all = &*bump.alloc_slice_fill_with(units.count(), |unit| unit as u32);
     let Some(density) = density.filter(|_| *masks != InitialMasks::All) else { return Ok(all) };
     let budget = units.budget(density);
     if *masks == InitialMasks::Random {
         let mut stream = Stream::of_item(seed, Purpose::InitialMask, 0, index as u32);
-        let drawn = units.candidates(&[], budget, budget, Growth::Random(1), &mut stream);
-        return Ok(units.units_of(&drawn));
+        let drawn = units.candidates(bump, &[], budget, budget, Growth::Random(1), &mut stream);
+        return Ok(units.units_of(bump, &drawn));
     }
     let values: Vec<f32> = all.iter().flat_map(|&unit| units.onnx_indices(unit)).map(|element| dense[element]).collect();
-    Ok(units.keep_best(&all, &mask::importance(&values, &[], 0.0, units.elements()), budget, budget))
+    Ok(units.keep_best(bump, all, mask::importance(bump, &values, &[], 0.0, units.elements()), budget, budget))
 }
 
 /// The live units of a mask by element.
@@ -251,7 +260,7 @@ fn gather(manifest: &Manifest, arena: &Arena, index: usize, slot: Slot) -> Vec<f
 }
 
 /// The live units of parameter `index`, in place; none for plain storage.
-fn live_units<'a>(manifest: &Manifest, arena: &'a Arena, index: usize) -> &'a [u32] {
+pub(crate) fn live_units<'a>(manifest: &Manifest, arena: &'a Arena, index: usize) -> &'a [u32] {
     match manifest.parameters[index].storage {
         Storage::Plain => &[],
         Storage::Matrix { units, .. } => &arena.words(units)[..arena.words(manifest.parameters[index].count)[0] as usize],
@@ -316,34 +325,39 @@ pub fn mask(manifest: &Manifest, arena: &Arena, index: usize) -> Vec<u32> {
 /// # Errors
 /// `live` does not ascend, names a unit that does not exist, or exceeds the capacity; nothing has changed then.
 pub fn set_mask(manifest: &Manifest, arena: &mut Arena, index: usize, live: &[u32]) -> Result<(), StateError> {
-    remap(manifest, arena, index, live)?;
-    topology::rebuild(manifest, arena, index);
+    set_mask_within(&Bump::new(), manifest, arena, index, live)
+}
+
+/// [`set_mask`], in memory that is reused.
+pub(crate) fn set_mask_within(bump: &Bump, manifest: &Manifest, arena: &mut Arena, index: usize, live: &[u32]) -> Result<(), StateError> {
+    remap(bump, manifest, arena, index, live)?;
+    topology::rebuild_within(bump, manifest, arena, index);
     Ok(())
 }
 
 /// [`set_mask`] without the streams, for callers that change the mask again at once.
-pub(crate) fn remap(manifest: &Manifest, arena: &mut Arena, index: usize, live: &[u32]) -> Result<(), StateError> {
+pub(crate) fn remap(bump: &Bump, manifest: &Manifest, arena: &mut Arena, index: usize, live: &[u32]) -> Result<(), StateError> {
     let parameter = &manifest.parameters[index];
     check_units(parameter, live)?;
     let Storage::Matrix { block, units: slot, .. } = parameter.storage else { return Ok(()) };
-    let from = old_positions(live_units(manifest, arena, index), live);
+    let from = old_positions(bump, live_units(manifest, arena, index), live);
     for slot in core::iter::once(&parameter.value).chain(&parameter.gradient).chain(parameter.moments.iter()) {
-        move_units(arena.floats_mut(*slot), block.rows * block.columns, &from);
+        move_units(arena.floats_mut(*slot), block.rows * block.columns, from);
     }
     store_units(arena, parameter, slot, live);
     Ok(())
 }
 
 /// For each unit of `new`: its position in `old`, if it was there.
-fn old_positions(old: &[u32], new: &[u32]) -> Vec<Option<u32>> {
+fn old_positions<'b>(bump: &'b Bump, old: &[u32], new: &[u32]) -> &'b [Option<u32>] {
     let mut position = 0;
-    let find = |&unit: &u32| {
+    bump.alloc_slice_fill_with(new.len(), |index| {
+        let unit = new[index];
         while position < old.len() && old[position] < unit {
             position += 1;
         }
         (old.get(position) == Some(&unit)).then_some(position as u32)
-    };
-    new.iter().map(find).collect()
+    })
 }
 
 /// Moves units of `elements` values from their old to their new positions, in place; zeros new ones and everything behind the last.

@@ -12,9 +12,12 @@
 //! are others; growing fills every group to its quota first, and spreads what a soft bound allows above it evenly.
 
 use super::mask::{self, Units};
+#[cfg(not(feature = "std"))]
+use crate::float::Float as _;
 use crate::manifest::{Patterns, Structure};
-use crate::prelude::*;
 use crate::random::Stream;
+use bumpalo::Bump;
+use bumpalo::collections::Vec as BumpVec;
 
 /// How dead clusters are chosen to grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,15 +45,18 @@ struct Cluster {
 }
 
 /// Dead clusters of one group, of which `take` are to grow.
-#[derive(Clone, Debug, PartialEq)]
-struct Lot {
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Lot<'b> {
     take: usize,
-    clusters: Vec<Cluster>,
+    clusters: &'b [Cluster],
 }
 
+/// What little things and alignment take of the memory of a choice.
+const SLACK: usize = 1024;
+
 /// What may grow in one layer, group by group.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Candidates(Vec<Lot>);
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Candidates<'b>(&'b [Lot<'b>]);
 
 impl Patterns {
     /// The patterns of a library, none of them empty.
@@ -173,42 +179,53 @@ impl Units {
     }
 
     /// Every pattern that a cluster may have.
-    fn patterns(&self) -> Vec<u16> {
-        self.library().map_or_else(|| vec![0], |library| library.iter().collect())
+    fn patterns<'b>(&self, bump: &'b Bump) -> &'b [u16] {
+        match self.library() {
+            Some(library) => BumpVec::from_iter_in(library.iter(), bump).into_bump_slice(),
+            None => &[0],
+        }
+    }
+
+    /// Group and number of the clusters that `units` lie in, ascending, each once.
+    fn places<'b>(&self, bump: &'b Bump, units: &[u32]) -> BumpVec<'b, (u32, u32)> {
+        let mut places = BumpVec::with_capacity_in(units.len(), bump);
+        places.extend(units.iter().map(|&unit| {
+            let (group, number) = self.place(unit);
+            (group as u32, number as u32)
+        }));
+        places.sort_unstable();
+        places.dedup();
+        places
     }
 
     /// The `keep` units that stay of `live`, ascending: the most important clusters, no more of a group than its share of `budget` while others
     /// have fewer. `scores` has one entry a live unit; a cluster's is the L2 norm of its units'. A kernel with more live cells than a pattern takes the pattern of
     /// most importance.
-    pub fn keep_best(&self, live: &[u32], scores: &[f64], keep: usize, budget: usize) -> Vec<u32> {
+    pub fn keep_best<'b>(&self, bump: &'b Bump, live: &[u32], scores: &[f64], keep: usize, budget: usize) -> &'b [u32] {
         if self.structure == Structure::Free {
-            return mask::keep_best(live, scores, keep);
+            return mask::keep_best(bump, live, scores, keep);
         }
-        let mut squares = vec![f64::NAN; self.count()];
+        let squares = bump.alloc_slice_fill_copy(self.count(), f64::NAN);
         live.iter().zip(scores).for_each(|(&unit, score)| squares[unit as usize] = score * score);
-        let (clusters, quota) = (self.live_clusters(live, &squares), budget / (self.cluster_units() * self.groups()).max(1));
-        let mut ranked: Vec<(bool, f64, Cluster)> = Vec::with_capacity(clusters.len());
-        for group in clusters.chunk_by(|a, b| a.1.group == b.1.group) {
-            let mut group = group.to_vec();
-            group.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-            ranked.extend(group.into_iter().enumerate().map(|(rank, (score, cluster))| (rank >= quota, score, cluster)));
+        let (clusters, quota) = (self.live_clusters(bump, live, squares), budget / (self.cluster_units() * self.groups()).max(1));
+        let mut ranked = BumpVec::with_capacity_in(clusters.len(), bump);
+        for group in clusters.chunk_by_mut(|a, b| a.1.group == b.1.group) {
+            group.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            ranked.extend(group.iter().enumerate().map(|(rank, &(score, cluster))| (rank >= quota, score, cluster)));
         }
-        ranked.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)).then(a.2.cmp(&b.2)));
+        ranked.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)).then(a.2.cmp(&b.2)));
         ranked.truncate((keep as f64 / self.cluster_units() as f64).round().max(1.0) as usize);
-        let mut kept: Vec<u32> =
-            ranked.into_iter().flat_map(|(_, _, cluster)| self.members(cluster)).filter(|&unit| !squares[unit as usize].is_nan()).collect();
+        let mut kept = BumpVec::with_capacity_in(ranked.len() * self.cluster_units(), bump);
+        kept.extend(ranked.iter().flat_map(|&(_, _, cluster)| self.members(cluster)).filter(|&unit| !squares[unit as usize].is_nan()));
         kept.sort_unstable();
-        kept
+        kept.into_bump_slice()
     }
 
     /// The clusters with live units, ascending, and the score of each; `squares` is not-a-number for dead units.
-    fn live_clusters(&self, live: &[u32], squares: &[f64]) -> Vec<(f64, Cluster)> {
-        let mut places: Vec<(usize, usize)> = live.iter().map(|&unit| self.place(unit)).collect();
-        places.sort_unstable();
-        places.dedup();
-        let patterns = self.patterns();
-        let scored = |(group, number): (usize, usize)| {
-            let clusters = patterns.iter().map(|&pattern| Cluster { group: group as u32, number: number as u32, pattern });
+    fn live_clusters<'b>(&self, bump: &'b Bump, live: &[u32], squares: &[f64]) -> &'b mut [(f64, Cluster)] {
+        let (places, patterns) = (self.places(bump, live), self.patterns(bump));
+        let scored = |&(group, number): &(u32, u32)| {
+            let clusters = patterns.iter().map(|&pattern| Cluster { group, number, pattern });
             // More live cells first: a kernel in a pattern stays in it.
             let score = |cluster: Cluster| {
                 let of_live = self.members(cluster).map(|unit| squares[unit as usize]).filter(|square| !square.is_nan());
@@ -218,46 +235,73 @@ impl Units {
             let best = clusters.map(score).max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(b.2.cmp(&a.2)));
             best.map(|(_, sum, cluster)| (sum.sqrt(), cluster))
         };
-        places.into_iter().filter_map(scored).collect()
+        let mut clusters = BumpVec::with_capacity_in(places.len(), bump);
+        clusters.extend(places.iter().filter_map(scored));
+        clusters.into_bump_slice_mut()
     }
 
     /// Dead clusters that may grow so that `kept` becomes `grow_to` units: every group comes to its share of `budget` first, what is above is
     /// spread evenly.
-    pub fn candidates(&self, kept: &[u32], grow_to: usize, budget: usize, growth: Growth, draws: &mut Stream) -> Candidates {
-        let (groups, size) = (self.groups(), self.group_size());
-        let mut places: Vec<(usize, usize)> = kept.iter().map(|&unit| self.place(unit)).collect();
-        places.sort_unstable();
-        places.dedup();
-        let (patterns, quota) = (self.patterns(), budget / (self.cluster_units() * groups).max(1));
-        let total = grow_to / self.cluster_units();
-        let mut live: Vec<Vec<u32>> = vec![vec![]; groups];
-        places.into_iter().for_each(|(group, number)| live[group].push(number as u32));
-        let targets = self.targets(&live.iter().map(Vec::len).collect::<Vec<_>>(), quota, total, draws);
-        let lot = |(group, (live, target)): (usize, (Vec<u32>, usize))| {
-            let take = target - live.len();
-            let numbers = match growth {
-                Growth::Gradient => mask::dead(&live, size),
-                Growth::Random(times) => mask::grow(&live, size, take.saturating_mul(times), draws),
-            };
-            let cluster = |number: u32, pattern: u16| Cluster { group: group as u32, number, pattern };
-            let clusters = match (growth, patterns.as_slice()) {
-                (_, &[pattern]) => numbers.into_iter().map(|number| cluster(number, pattern)).collect(),
-                (Growth::Gradient, _) => {
-                    numbers.iter().flat_map(|&number| patterns.iter().map(move |&pattern| cluster(number, pattern))).collect()
-                }
-                (Growth::Random(_), _) => {
-                    numbers.into_iter().map(|number| cluster(number, patterns[draws.below(patterns.len())])).collect()
-                }
-            };
-            Lot { take, clusters }
+    pub fn candidates<'b>(
+        &self,
+        bump: &'b Bump,
+        kept: &[u32],
+        grow_to: usize,
+        budget: usize,
+        growth: Growth,
+        draws: &mut Stream,
+    ) -> Candidates<'b> {
+        let groups = self.groups();
+        let (quota, total) = (budget / (self.cluster_units() * groups).max(1), grow_to / self.cluster_units());
+        let places = self.places(bump, kept);
+        let live = bump.alloc_slice_fill_copy(groups, 0usize);
+        places.iter().for_each(|&(group, _)| live[group as usize] += 1);
+        let targets = self.targets(bump, live, quota, total, draws);
+        let mut numbers = &*bump.alloc_slice_fill_with(places.len(), |index| places[index].1);
+        let (patterns, mut lots) = (self.patterns(bump), BumpVec::with_capacity_in(groups, bump));
+        for (group, (&mut live, &target)) in live.iter_mut().zip(targets).enumerate() {
+            let (alive, others) = numbers.split_at(live);
+            numbers = others;
+            let take = target - live;
+            if take > 0 {
+                lots.push(Lot { take, clusters: self.lot(bump, group as u32, alive, take, growth, patterns, draws) });
+            }
+        }
+        Candidates(lots.into_bump_slice())
+    }
+
+    /// The dead clusters of `group` of which `take` grow; `alive` are the numbers of its live ones.
+    fn lot<'b>(
+        &self,
+        bump: &'b Bump,
+        group: u32,
+        alive: &[u32],
+        take: usize,
+        growth: Growth,
+        patterns: &[u16],
+        draws: &mut Stream,
+    ) -> &'b [Cluster] {
+        let numbers = match growth {
+            Growth::Gradient => mask::dead(bump, alive, self.group_size()),
+            Growth::Random(times) => mask::grow(bump, alive, self.group_size(), take.saturating_mul(times), draws),
         };
-        Candidates(live.into_iter().zip(targets).enumerate().map(lot).filter(|lot| lot.take > 0).collect())
+        let cluster = |number: u32, pattern: u16| Cluster { group, number, pattern };
+        match (growth, patterns) {
+            (_, &[pattern]) => bump.alloc_slice_fill_with(numbers.len(), |index| cluster(numbers[index], pattern)),
+            (Growth::Gradient, _) => {
+                let each = patterns.len();
+                bump.alloc_slice_fill_with(numbers.len() * each, |index| cluster(numbers[index / each], patterns[index % each]))
+            }
+            (Growth::Random(_), _) => {
+                bump.alloc_slice_fill_with(numbers.len(), |index| cluster(numbers[index], patterns[draws.below(patterns.len())]))
+            }
+        }
     }
 
     /// Live clusters that each group is to have: `quota`, and of the `total` what is left evenly, the remainder at random.
-    fn targets(&self, live: &[usize], quota: usize, total: usize, draws: &mut Stream) -> Vec<usize> {
+    fn targets<'b>(&self, bump: &'b Bump, live: &[usize], quota: usize, total: usize, draws: &mut Stream) -> &'b [usize] {
         let (groups, size) = (live.len(), self.group_size());
-        let mut targets: Vec<usize> = live.iter().map(|&live| live.max(quota).min(size)).collect();
+        let targets = bump.alloc_slice_fill_with(groups, |group| live[group].max(quota).min(size));
         let mut left = total.saturating_sub(targets.iter().sum());
         // No more than the total, where groups lack more than that together.
         let mut over = targets.iter().sum::<usize>().saturating_sub(total);
@@ -266,18 +310,20 @@ impl Units {
             *target -= less;
             over -= less;
         }
+        let mut open = BumpVec::with_capacity_in(groups, bump);
         while left > 0 {
-            let open: Vec<usize> = (0..groups).filter(|&group| targets[group] < size).collect();
+            open.clear();
+            open.extend((0..groups).filter(|&group| targets[group] < size));
             let each = left / open.len().max(1);
             match (open.is_empty(), each) {
                 (true, _) => break,
                 (false, 0) => {
-                    let chosen = mask::grow(&[], open.len(), left, draws);
-                    chosen.into_iter().for_each(|index| targets[open[index as usize]] += 1);
+                    let chosen = mask::grow(bump, &[], open.len(), left, draws);
+                    chosen.iter().for_each(|&index| targets[open[index as usize]] += 1);
                     left = 0;
                 }
                 (false, each) => {
-                    for group in open {
+                    for &group in &open {
                         let more = each.min(size - targets[group]);
                         targets[group] += more;
                         left -= more;
@@ -289,25 +335,29 @@ impl Units {
     }
 
     /// Every unit of the candidates, ascending.
-    pub fn units_of(&self, candidates: &Candidates) -> Vec<u32> {
-        let clusters = candidates.0.iter().flat_map(|lot| &lot.clusters);
-        let mut units: Vec<u32> = clusters.flat_map(|&cluster| self.members(cluster)).collect();
+    pub fn units_of<'b>(&self, bump: &'b Bump, candidates: &Candidates<'_>) -> &'b [u32] {
+        let clusters = candidates.0.iter().flat_map(|lot| lot.clusters);
+        let mut units = BumpVec::with_capacity_in(clusters.clone().count() * self.cluster_units(), bump);
+        units.extend(clusters.flat_map(|&cluster| self.members(cluster)));
         units.sort_unstable();
         units.dedup();
-        units
+        units.into_bump_slice()
     }
 
     /// The units that grow, ascending: in each group those candidates of largest `gradient`, `[unit][element]` for all units; an empty one counts as zero.
-    pub fn steepest(&self, candidates: &Candidates, gradient: &[f32]) -> Vec<u32> {
-        let mut units: Vec<u32> =
-            candidates.0.iter().flat_map(|lot| self.steepest_of(lot, gradient)).flat_map(|c| self.members(c)).collect();
+    pub fn steepest<'b>(&self, bump: &'b Bump, candidates: &Candidates<'b>, gradient: &[f32]) -> &'b [u32] {
+        let clusters: usize = candidates.0.iter().map(|lot| lot.take.min(lot.clusters.len())).sum();
+        let mut units = BumpVec::with_capacity_in(clusters * self.cluster_units(), bump);
+        for lot in candidates.0 {
+            units.extend(self.steepest_of(bump, lot, gradient).iter().flat_map(|&cluster| self.members(cluster)));
+        }
         units.sort_unstable();
-        units
+        units.into_bump_slice()
     }
 
-    fn steepest_of(&self, lot: &Lot, gradient: &[f32]) -> Vec<Cluster> {
+    fn steepest_of<'b>(&self, bump: &'b Bump, lot: &Lot<'b>, gradient: &[f32]) -> &'b [Cluster] {
         if lot.clusters.len() <= lot.take {
-            return lot.clusters.clone();
+            return lot.clusters;
         }
         let elements = self.elements();
         let square = |unit: u32| {
@@ -318,20 +368,39 @@ impl Units {
             let sum: f64 = self.members(cluster).map(square).sum();
             if sum.is_nan() { f64::INFINITY } else { sum }
         };
-        let mut ranked: Vec<(f64, Cluster)> = lot.clusters.iter().map(|&cluster| (norm(cluster), cluster)).collect();
-        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let mut chosen: Vec<Cluster> = Vec::with_capacity(lot.take);
-        if self.patterns().len() == 1 {
-            chosen.extend(ranked.into_iter().take(lot.take).map(|(_, cluster)| cluster));
-            return chosen;
+        let ranked = bump.alloc_slice_fill_with(lot.clusters.len(), |index| (norm(lot.clusters[index]), lot.clusters[index]));
+        ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let mut chosen: BumpVec<'_, Cluster> = BumpVec::with_capacity_in(lot.take, bump);
+        if self.library().is_none() {
+            chosen.extend(ranked.iter().take(lot.take).map(|&(_, cluster)| cluster));
+            return chosen.into_bump_slice();
         }
         // A kernel takes one of its patterns, the steepest.
-        for (_, cluster) in ranked {
+        for &(_, cluster) in &*ranked {
             if chosen.len() < lot.take && chosen.iter().all(|other| other.number != cluster.number) {
                 chosen.push(cluster);
             }
         }
-        chosen
+        chosen.into_bump_slice()
+    }
+
+    /// Bytes that choosing what to drop and to grow takes at most, where `capacity` units live at most.
+    pub(crate) fn choice_bytes(&self, capacity: usize, growth: Growth) -> usize {
+        let (groups, clusters) = (self.groups(), self.groups() * self.group_size());
+        let patterns = self.library().map_or(1, |library| library.iter().count());
+        let candidates = match growth {
+            Growth::Gradient => clusters * patterns,
+            Growth::Random(times) => capacity.saturating_mul(times).min(clusters),
+        };
+        let (place, ranked) = (size_of::<(u32, u32)>(), size_of::<(f64, Cluster)>());
+        // The mask, its scores, its ranks and what stays; places of what stays; what grows.
+        let chosen = if self.structure == Structure::Free { 0 } else { place + ranked + size_of::<(bool, f64, Cluster)>() };
+        let by_unit = 4 + 8 + chosen + 2 * 4 + place + 4 + size_of::<Cluster>() + 2 * 4;
+        let by_candidate = 4 + size_of::<Cluster>() + ranked + 4;
+        // Live clusters, targets, which are open, who gets the remainder; the lot and the ends of its parts.
+        let by_group = 4 * 8 + 4 + size_of::<Lot<'_>>() + 8 * 8;
+        let squares = if self.structure == Structure::Free { 0 } else { 8 * self.count() };
+        squares + by_unit * (capacity + self.cluster_units()) + by_candidate * candidates + by_group * groups + clusters / 8 + SLACK
     }
 
     /// Whether `live` is a mask that the structure allows, with as many clusters in every group if `balanced`.
@@ -339,12 +408,13 @@ impl Units {
         if self.structure == Structure::Free {
             return true;
         }
-        let mut squares = vec![f64::NAN; self.count()];
+        let bump = &Bump::new();
+        let squares = bump.alloc_slice_fill_copy(self.count(), f64::NAN);
         live.iter().for_each(|&unit| squares[unit as usize] = 1.0);
-        let clusters = self.live_clusters(live, &squares);
-        let mut units: Vec<u32> = clusters.iter().flat_map(|&(_, cluster)| self.members(cluster)).collect();
+        let clusters = self.live_clusters(bump, live, squares);
+        let mut units = BumpVec::from_iter_in(clusters.iter().flat_map(|&(_, cluster)| self.members(cluster)), bump);
         units.sort_unstable();
-        let mut held = vec![0usize; self.groups()];
+        let held = bump.alloc_slice_fill_copy(self.groups(), 0usize);
         clusters.iter().for_each(|(_, cluster)| held[cluster.group as usize] += 1);
         units == live && (!balanced || held.iter().all(|&count| count == held[0]))
     }

@@ -69,32 +69,35 @@ fn budgets_are_those_of_the_definition() {
 
 #[test]
 fn a_kernel_takes_the_pattern_of_most_importance_and_stays_in_it() {
+    let bump = &Bump::new();
     let units = Scheme::Pattern.fit(&matrix(1, 1, 2, 3), Patterns::default()).unwrap();
     // The first kernel's weight lies in its lower right, the second's in an upward T.
     let mut scores = vec![0.1; 18];
     [4, 5, 7, 8].into_iter().for_each(|cell| scores[cell] = 1.0);
     [1, 3, 4, 5].into_iter().for_each(|cell| scores[9 + cell] = 2.0);
     let all: Vec<u32> = (0..18).collect();
-    assert_eq!(units.keep_best(&all, &scores, 8, 8), [4, 5, 7, 8, 10, 12, 13, 14]);
-    let first = units.keep_best(&all, &scores, 4, 4);
+    assert_eq!(units.keep_best(bump, &all, &scores, 8, 8), [4, 5, 7, 8, 10, 12, 13, 14]);
+    let first = units.keep_best(bump, &all, &scores, 4, 4);
     assert_eq!(first, [10, 12, 13, 14], "the more important kernel");
-    assert_eq!(units.keep_best(&first, &[0.0, 0.0, 0.0, 9.0], 4, 4), first);
+    assert_eq!(units.keep_best(bump, first, &[0.0, 0.0, 0.0, 9.0], 4, 4), first);
 }
 
 #[test]
 fn importance_of_a_channel_is_that_of_its_weights_together() {
+    let bump = &Bump::new();
     let units = Scheme::InputChannel.fit(&matrix(1, 4, 8, 1), Patterns::default()).unwrap();
     let all: Vec<u32> = (0..8).collect();
-    assert_eq!(units.keep_best(&all, &[1.0, 5.0, 2.0, 8.0, 0.0, 3.0, 7.0, 4.0], 3, 3), [1, 3, 6]);
+    assert_eq!(units.keep_best(bump, &all, &[1.0, 5.0, 2.0, 8.0, 0.0, 3.0, 7.0, 4.0], 3, 3), [1, 3, 6]);
 }
 
 #[test]
 fn the_steepest_grow_in_each_group() {
+    let bump = &Bump::new();
     let gradient: Vec<f32> = (0..32u8).map(|unit| f32::from(unit.wrapping_mul(37) % 32)).collect();
     let units = Scheme::FanIn.fit(&matrix(1, 4, 8, 1), Patterns::default()).unwrap();
     let kept = [0, 9, 18, 27];
     let mut draws = Stream::new(1, Purpose::Growth, 0);
-    let grown = units.steepest(&units.candidates(&kept, 12, 12, Growth::Gradient, &mut draws), &gradient);
+    let grown = units.steepest(bump, &units.candidates(bump, &kept, 12, 12, Growth::Gradient, &mut draws), &gradient);
     for group in 0..4u32 {
         let mut dead: Vec<u32> = (group * 8..group * 8 + 8).filter(|unit| !kept.contains(unit)).collect();
         dead.sort_by(|&a, &b| gradient[b as usize].total_cmp(&gradient[a as usize]));
@@ -106,22 +109,24 @@ fn the_steepest_grow_in_each_group() {
     let mut gradient = vec![0.0; 36];
     [0, 1, 3, 4].into_iter().for_each(|cell| gradient[18 + cell] = 3.0);
     [9 + 3, 9 + 4, 9 + 5, 9 + 7].into_iter().for_each(|cell| gradient[cell] = 2.0);
-    let grown = patterns.steepest(&patterns.candidates(&[], 8, 8, Growth::Gradient, &mut draws), &gradient);
+    let grown = patterns.steepest(bump, &patterns.candidates(bump, &[], 8, 8, Growth::Gradient, &mut draws), &gradient);
     assert_eq!(grown, [12, 13, 14, 16, 18, 19, 21, 22], "a T and an upper left corner");
 }
 
 #[test]
 fn drawn_candidates_are_as_many_times_as_many() {
+    let bump = &Bump::new();
     let units = Scheme::FanIn.fit(&matrix(1, 4, 16, 1), Patterns::default()).unwrap();
     let kept = [0, 16, 32, 48];
     let mut draws = Stream::new(1, Purpose::Growth, 0);
-    let candidates = units.candidates(&kept, 12, 12, Growth::Random(3), &mut draws);
-    assert_eq!(units.units_of(&candidates).len(), 4 * 2 * 3);
-    assert!(units.units_of(&candidates).iter().all(|unit| !kept.contains(unit)));
+    let candidates = units.candidates(bump, &kept, 12, 12, Growth::Random(3), &mut draws);
+    assert_eq!(units.units_of(bump, &candidates).len(), 4 * 2 * 3);
+    assert!(units.units_of(bump, &candidates).iter().all(|unit| !kept.contains(unit)));
     let gradient: Vec<f32> = (0..64u8).map(f32::from).collect();
-    let grown = units.steepest(&candidates, &gradient);
-    assert_eq!(held(&units, &grown), [2; 4]);
-    let of_group = |group: u32| units.units_of(&candidates).into_iter().filter(move |unit| unit / 16 == group).collect::<Vec<_>>();
+    let grown = units.steepest(bump, &candidates, &gradient);
+    assert_eq!(held(&units, grown), [2; 4]);
+    let of_group =
+        |group: u32| units.units_of(bump, &candidates).iter().copied().filter(move |unit| unit / 16 == group).collect::<Vec<_>>();
     assert!((0..4).all(|group| of_group(group)[4..].iter().all(|unit| grown.contains(unit))), "those of largest gradient");
 }
 
@@ -145,45 +150,47 @@ proptest! {
 
     #[test]
     fn masks_obey_their_scheme_whatever_happens((units, density) in units(), drop in 0.0f64..0.9, excess in 0.0f64..0.3, seed: u64, times in 1usize..4) {
+        let bump = &Bump::new();
         let (budget, scores) = (units.budget(density), scores(&units, seed));
         let mut draws = Stream::new(seed, Purpose::Growth, 0);
         let all: Vec<u32> = (0..units.count() as u32).collect();
-        let by_magnitude = units.keep_best(&all, &scores, budget, budget);
-        let at_random = units.units_of(&units.candidates(&[], budget, budget, Growth::Random(1), &mut draws));
+        let by_magnitude = units.keep_best(bump, &all, &scores, budget, budget);
+        let at_random = units.units_of(bump, &units.candidates(bump, &[], budget, budget, Growth::Random(1), &mut draws));
         for live in [by_magnitude, at_random] {
             prop_assert_eq!(live.len(), budget);
-            prop_assert!(units.allows(&live, true));
+            prop_assert!(units.allows(live, true));
             // Within the budget.
             let keep = budget - (drop * budget as f64) as usize;
-            let kept = units.keep_best(&live, &of(&live, &scores), keep, budget);
-            prop_assert!(kept.iter().all(|unit| live.contains(unit)) && units.allows(&kept, false));
+            let kept = units.keep_best(bump, live, &of(live, &scores), keep, budget);
+            prop_assert!(kept.iter().all(|unit| live.contains(unit)) && units.allows(kept, false));
             prop_assert!(kept.len().abs_diff(keep) <= units.cluster_units());
-            let candidates = units.candidates(&kept, budget, budget, Growth::Random(times), &mut draws);
+            let candidates = units.candidates(bump, kept, budget, budget, Growth::Random(times), &mut draws);
             let gradient: Vec<f32> = scores.iter().flat_map(|&score| std::iter::repeat_n(score as f32, units.elements())).collect();
-            let grown = units.steepest(&candidates, &gradient);
+            let grown = units.steepest(bump, &candidates, &gradient);
             prop_assert!(grown.iter().all(|unit| !kept.contains(unit)));
-            let whole = union(&kept, &grown);
+            let whole = union(bump, kept, grown);
             prop_assert_eq!(whole.len(), budget);
-            prop_assert!(units.allows(&whole, true));
+            prop_assert!(units.allows(whole, true));
             // Above it, and back.
             let soft = units.grown(density + excess).max(budget);
-            let grown = units.steepest(&units.candidates(&whole, soft, budget, Growth::Random(1), &mut draws), &[]);
-            let above = union(&whole, &grown);
-            prop_assert!(units.allows(&above, false) && above.len() <= soft);
-            let counts = held(&units, &above);
+            let grown = units.steepest(bump, &units.candidates(bump, whole, soft, budget, Growth::Random(1), &mut draws), &[]);
+            let above = union(bump, whole, grown);
+            prop_assert!(units.allows(above, false) && above.len() <= soft);
+            let counts = held(&units, above);
             prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "evenly");
-            let back = units.keep_best(&above, &of(&above, &scores), budget, budget);
+            let back = units.keep_best(bump, above, &of(above, &scores), budget, budget);
             prop_assert_eq!(back.len(), budget);
-            prop_assert!(units.allows(&back, true));
+            prop_assert!(units.allows(back, true));
         }
     }
 
     #[test]
     fn what_a_scheme_forbids_is_told((units, density) in units(), seed: u64) {
+        let bump = &Bump::new();
         prop_assume!(units.structure != Structure::Free && units.cluster_units() > 1);
         let mut draws = Stream::new(seed, Purpose::Growth, 0);
         let budget = units.budget(density);
-        let mut live = units.units_of(&units.candidates(&[], budget, budget, Growth::Random(1), &mut draws));
+        let mut live = units.units_of(bump, &units.candidates(bump, &[], budget, budget, Growth::Random(1), &mut draws)).to_vec();
         live.remove(draws.below(live.len()));
         prop_assert!(!units.allows(&live, false), "half a cluster");
     }

@@ -2,7 +2,7 @@
 
 use super::fixture::{Builder, Geometry};
 use super::mask::grow;
-use super::state;
+use super::{Bump, state};
 use crate::arena::Arena;
 use crate::manifest::{Manifest, StreamOrder, Structure};
 use crate::random::{Purpose, Stream};
@@ -131,8 +131,9 @@ proptest! {
         let (manifest, mut arena) = Builder::default().convolution("w", g, Some(density), 1.0, 0).build();
         state::initialize(&manifest, &mut arena, &state::InitialMasks::Magnitude, seed).expect("fits");
         let units = g.units();
-        let live = grow(&[], units.count(), units.budget(density) / 2 + 1, &mut Stream::new(seed, Purpose::Growth, 0));
-        state::set_mask(&manifest, &mut arena, 0, &live).expect("fits");
+        let bump = Bump::new();
+        let live = grow(&bump, &[], units.count(), units.budget(density) / 2 + 1, &mut Stream::new(seed, Purpose::Growth, 0));
+        state::set_mask(&manifest, &mut arena, 0, live).expect("fits");
         let (forward, backward) = (&manifest.streams[0], &manifest.streams[1]);
         prop_assert_eq!(arena.words(forward.starts).last().copied(), Some(live.len() as u32));
         prop_assert_eq!(arena.words(backward.starts).last().copied(), Some(live.len() as u32));

@@ -97,6 +97,9 @@ struct Run<'a> {
     run_dir: Option<&'a Path>,
     plan: Plan,
     mutator: Mutator,
+    /// What events read, and the batch they read it of.
+    gradients: DenseGradients,
+    probed: Batch,
     sampling: Box<dyn Sampling>,
     targets: Targets,
     data_hash: u64,
@@ -126,6 +129,8 @@ impl<'a> Run<'a> {
         };
         Ok(Run {
             mutator,
+            gradients: DenseGradients::default(),
+            probed: Batch::default(),
             plan,
             sampling,
             targets: Targets::new(data.classes),
@@ -235,29 +240,26 @@ impl<'a> Run<'a> {
         let mut moments = planned.map(|iteration| self.plan.progress(iteration));
         if let Some(progress) = moments.find(|progress| self.mutator.due(progress)) {
             let batches = self.mutator.gradient_batches(&progress);
-            let gradients = self.gradients(loader, epoch, &order[..order.len().min(batches * self.recipe.batch)], &progress)?;
-            let mutator = &mut self.mutator;
-            let layers = with_parts(self.net, |manifest, arena| mutator.event(manifest, arena, &progress, gradients.as_ref()));
-            observer.mutation(self.iterations as u64, &layers);
+            let examples = &order[..order.len().min(batches * self.recipe.batch)];
+            self.read_gradients(loader, epoch, examples, &progress)?;
+            let (mutator, gradients) = (&mut self.mutator, Some(&self.gradients).filter(|_| !examples.is_empty()));
+            let layers = with_parts(self.net, |manifest, arena| mutator.event(manifest, arena, &progress, gradients));
+            observer.mutation(self.iterations as u64, layers);
         }
         Ok(())
     }
 
-    /// What an event at `progress` reads of `examples`, if there are any.
-    fn gradients(
-        &mut self,
-        loader: &Loader<'_>,
-        epoch: usize,
-        examples: &[u32],
-        progress: &Progress,
-    ) -> Result<Option<DenseGradients>, TrainError> {
-        let (mut sums, mut batch) = (DenseGradients::default(), Batch::default());
+    /// Reads of `examples` what an event at `progress` wants.
+    fn read_gradients(&mut self, loader: &Loader<'_>, epoch: usize, examples: &[u32], progress: &Progress) -> Result<(), TrainError> {
+        self.gradients.clear();
+        let mut batch = std::mem::take(&mut self.probed);
         for examples in examples.chunks(self.recipe.batch) {
             loader.fill(epoch, examples, &mut batch);
             self.load(&batch, 0.0)?;
-            self.mutator.read_gradients(self.net, progress, &mut sums);
+            self.mutator.read_gradients(self.net, progress, &mut self.gradients);
         }
-        Ok((!examples.is_empty()).then_some(sums))
+        self.probed = batch;
+        Ok(())
     }
 
     /// Hands the network a batch and what its step takes besides.
@@ -285,15 +287,29 @@ impl<'a> Run<'a> {
     /// Tells the sampling which examples of the batch were right; their number.
     fn record(&mut self, batch: &Batch) -> usize {
         let io = &self.net.manifest().io;
-        let right: Vec<bool> = match io.target.element {
-            // Example i of a batch is lane i.
-            Element::U32 => self.net.arena().floats(io.correct)[..batch.labels.len()].iter().map(|&correct| correct != 0.0).collect(),
-            Element::F32 => right(&network::output(self.net), &batch.labels).collect(),
-        };
-        for (&example, &correct) in batch.examples.iter().zip(&right) {
+        let mut hits = 0;
+        let mut record = |&example: &u32, correct: bool| {
+            hits += usize::from(correct);
             self.sampling.record(example, correct);
+        };
+        match io.target.element {
+            // Example i of a batch is lane i.
+            Element::U32 => {
+                batch
+                    .examples
+                    .iter()
+                    .zip(self.net.arena().floats(io.correct))
+                    .for_each(|(example, &correct)| record(example, correct != 0.0));
+            }
+            Element::F32 => {
+                batch
+                    .examples
+                    .iter()
+                    .zip(right(&network::output(self.net), &batch.labels))
+                    .for_each(|(example, right)| record(example, right));
+            }
         }
-        right.into_iter().filter(|&right| right).count()
+        hits
     }
 
     fn diverged(&self, loss: f64, learning_rate: f64) -> TrainError {

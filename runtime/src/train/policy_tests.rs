@@ -9,7 +9,7 @@ use crate::mutation::{DenseGradients, LayerReport, Mutator, POLICIES, Progress};
 use crate::network::{self, Network, Phase, Target, UpdateRule};
 use crate::recipe::Recipe;
 use crate::sampling::{Sampling, Uniform};
-use crate::sparse::{mask, state};
+use crate::sparse::{Bump, mask, state};
 use std::ops::ControlFlow;
 
 fn recipe(policy: &str) -> Recipe {
@@ -107,7 +107,7 @@ fn probed_gradients_are_those_of_the_dense_network() {
     let mut net = initialized(&recipe);
     fit(&mut net, &data, &recipe, None, false, &mut ()).unwrap();
     let (before, mut sums) = (net.state(), DenseGradients::default());
-    let mutator = Mutator::new(net.manifest(), recipe.mutation(), recipe.seed);
+    let mut mutator = Mutator::new(net.manifest(), recipe.mutation(), recipe.seed);
     let progress = Progress { epoch: 0, epochs: 1, iteration: 0, iterations: 1 };
     for batch in 0..2 {
         load(&mut net, &data, &recipe, batch);
@@ -146,7 +146,8 @@ fn a_single_shot_keeps_the_most_salient_of_a_few_batches() {
         sums.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value);
     }
     let saliency: Vec<f64> = weights.iter().zip(&sums).map(|(weight, gradient)| f64::from((weight * gradient).abs())).collect();
-    let expected = mask::keep_best(&(0..640).collect::<Vec<_>>(), &saliency, 320);
+    let bump = Bump::new();
+    let expected = mask::keep_best(&bump, &(0..640).collect::<Vec<_>>(), &saliency, 320);
     let mut net = initialized(&recipe);
     fit(&mut net, &data, &recipe, None, false, &mut Events { stop_after: Some(1), ..Events::default() }).unwrap();
     assert_eq!(state::mask(net.manifest(), net.arena(), 0), expected);
@@ -202,7 +203,7 @@ fn candidates_are_probed_where_units_were_dropped() {
     // Six of the eight events grow something, and there is room for their candidates in one pass.
     assert_eq!(net.trained - 8 * 29, 6);
     let (before, mut sums) = (net.state(), DenseGradients::default());
-    let mutator = Mutator::new(net.manifest(), recipe.mutation(), recipe.seed);
+    let mut mutator = Mutator::new(net.manifest(), recipe.mutation(), recipe.seed);
     load(&mut net, &data, &recipe, 0);
     mutator.read_gradients(&mut net, &Progress { epoch: 0, epochs: 8, iteration: 0, iterations: 8 * 29 }, &mut sums);
     assert!(net.state() == before, "probing leaves no trace");

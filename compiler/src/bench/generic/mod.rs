@@ -20,7 +20,7 @@ use kernel::Surroundings;
 use loops::Threads;
 use mest_runtime::lanes::Isa;
 use mest_runtime::network::UpdateRule;
-use mest_runtime::sparse::mask;
+use mest_runtime::sparse::{Bump, mask};
 use plan::Plan;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -275,7 +275,8 @@ fn live_entries(graph: &Graph, layer: &LayerSparsity, masks: &BTreeMap<String, V
         (Some(_), Some(mask)) => all.into_iter().filter(|&unit| units.onnx_indices(unit).any(|place| mask[place])).collect(),
         (Some(_), None) => {
             let ordered: Vec<f32> = all.iter().flat_map(|&unit| units.onnx_indices(unit)).map(|place| values[place]).collect();
-            mask::keep_best(&all, &mask::importance(&ordered, &[], 0.0, units.elements()), layer.live)
+            let bump = &Bump::new();
+            mask::keep_best(bump, &all, mask::importance(bump, &ordered, &[], 0.0, units.elements()), layer.live).to_vec()
         }
     };
     Ok(Csr::new(units, &live))

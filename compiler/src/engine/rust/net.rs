@@ -248,8 +248,8 @@ fn face(program: &Program, options: &EmitOptions, net: &Ident) -> TokenStream {
                 Ok(network::report(self))
             }
 
-            /// Changes the masks if it is time at `progress`: before every step, tell how far the training is. Says what changed.
-            pub fn mutate(&mut self, mutator: &mut Mutator, progress: &Progress) -> Vec<LayerReport> {
+            /// Changes the masks if it is time at `progress`: before every step, tell how far the training is. Says what changed in each layer.
+            pub fn mutate<'m>(&mut self, mutator: &'m mut Mutator, progress: &Progress) -> &'m [LayerReport] {
                 mutation::mutate(self, mutator, progress)
             }
 

@@ -10,7 +10,7 @@ use crate::program::bounds::InvalidProgram;
 use mest_runtime::arena::Arena;
 use mest_runtime::lanes::Isa;
 use mest_runtime::manifest::Manifest;
-use mest_runtime::network::{Network, Phase};
+use mest_runtime::network::{Network, Phase, Timing};
 use mest_runtime::serve;
 use quote::{format_ident, quote};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -150,6 +150,16 @@ impl Network for Remote {
         let Some(requests) = &mut self.requests else { unreachable!("closed by drop alone") };
         if let Err(error) = serve::request(phase, &mut self.arena, requests, &mut self.answers) {
             panic!("the process that runs the compiled network is gone: {error}");
+        }
+    }
+
+    /// # Panics
+    /// As [`Network::run`].
+    fn time(&mut self, phase: Phase, rounds: usize) -> Timing {
+        let Some(requests) = &mut self.requests else { unreachable!("closed by drop alone") };
+        match serve::request_times(phase, rounds as u32, &mut self.arena, requests, &mut self.answers) {
+            Ok(timing) => timing,
+            Err(error) => panic!("the process that runs the compiled network is gone: {error}"),
         }
     }
 }
