@@ -38,7 +38,7 @@ const FLAGS: &[Flag] = &[
     flag(
         "scheme",
         "SCHEME",
-        "What a mask keeps or drops as one: unstructured, block:RxC, pattern, channel, channel:out, nm:N:M, fanin [default: unstructured]",
+        "What a mask keeps or drops as one: unstructured, block:RxC, pattern, channel, channel:out, nm:N:M, fanin; auto measures and chooses by layer [default: unstructured]",
     ),
     flag("distribution", "NAME", "How the density is spread over layers: uniform, erk [default: uniform]"),
     flag("policy", "NAME", "How masks change: mest-ems, mest-em, set, rigl, snip, grasp, static, static-random, dense [default: mest-ems]"),
@@ -74,7 +74,11 @@ const FLAGS: &[Flag] = &[
     flag("eps", "X", "Of adam and adamw [default: 1e-8]"),
     flag("weight-decay", "X", "L2 penalty, or AdamW's decay [default: 1e-4]"),
     flag("clip-norm", "X", "Largest norm of the whole gradient"),
-    flag("augment", "NAMES", "Random changes of training examples: crop4,hflip [default: for cifar alone]"),
+    flag(
+        "augment",
+        "NAMES",
+        "Random changes of training examples, of crop4,hflip,vflip,rotate15,brightness,contrast,erase [default: crop4,hflip for cifar, else none]",
+    ),
     flag("normalize", "MEAN:STD", "Centring and scaling, a value a channel or one for all [default: that of the data set]"),
     flag("seed", "N", "What all randomness follows from [default: 0]"),
     flag("memory", "BYTES", "What the planned training state may take: 24MiB, 768KiB; refused with ways out where it takes more"),

@@ -1,5 +1,7 @@
-//! Folders of images: `DIR/train/CLASS/*.{png,jpg,jpeg}` and `DIR/test/CLASS/*`, decoded once, in parallel, and kept as bytes.
+//! Folders of images: `DIR/train/CLASS/*.{png,jpg,jpeg}` and `DIR/test/CLASS/*`, decoded in parallel and kept as bytes, in memory
+//! and in a file beside them.
 
+use super::image_cache::Cache;
 use super::{DataError, Dataset, Normalization, Pixels, Split};
 use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, imageops::FilterType};
 use std::path::{Path, PathBuf};
@@ -12,9 +14,9 @@ const COLORS: usize = 3;
 const MOST_BYTES: u64 = 16 << 30;
 
 /// An image and its class.
-struct Listed {
-    path: PathBuf,
-    label: u32,
+pub(super) struct Listed {
+    pub(super) path: PathBuf,
+    pub(super) label: u32,
 }
 
 pub(super) fn load(argument: &str) -> Result<Dataset, DataError> {
@@ -41,6 +43,11 @@ pub(super) fn load(argument: &str) -> Result<Dataset, DataError> {
         });
     }
     DataError::all(folder, std::mem::take(&mut problems))?;
+    let cache = Cache::of(folder, asked, train.iter().chain(&test));
+    if let Some((dims, mut pixels)) = cache.as_ref().and_then(Cache::read) {
+        let tested = pixels.split_off(train.len() * dims.iter().product::<usize>());
+        return Ok(dataset(dims, classes.len(), split(&train, pixels), split(&test, tested)));
+    }
     let dims = match asked {
         Some(dims) => dims,
         None => common_extents(folder, train.iter().chain(&test), &mut problems),
@@ -50,22 +57,24 @@ pub(super) fn load(argument: &str) -> Result<Dataset, DataError> {
         let why = format!("{} images of {dims:?} take {} GiB of memory", train.len() + test.len(), bytes >> 30);
         return Err(DataError::Content { path: folder.to_owned(), why, fix: "name a smaller size: images:DIR:CxHxW".to_owned() });
     }
-    let (train, unreadable) = decode(&train, dims);
+    let (trained, unreadable) = decode(&train, dims);
     problems.extend(unreadable);
-    let (test, unreadable) = decode(&test, dims);
+    let (tested, unreadable) = decode(&test, dims);
     problems.extend(unreadable);
     DataError::all(folder, problems)?;
+    if let Some(cache) = cache {
+        cache.write(dims, [&trained, &tested]);
+    }
+    Ok(dataset(dims, classes.len(), split(&train, trained), split(&test, tested)))
+}
+
+fn split(images: &[Listed], pixels: Vec<u8>) -> Split {
+    Split { pixels: Pixels::U8(pixels), labels: images.iter().map(|image| image.label).collect() }
+}
+
+fn dataset(dims: [usize; 3], classes: usize, train: Split, test: Split) -> Dataset {
     let normalization = Normalization::measure(&train.pixels, dims);
-    Ok(Dataset {
-        name: "images".to_owned(),
-        dims,
-        classes: classes.len(),
-        train,
-        validation: None,
-        test,
-        normalization,
-        augmentations: &[],
-    })
+    Dataset { name: "images".to_owned(), dims, classes, train, validation: None, test, normalization, augmentations: &[] }
 }
 
 /// `images:DIR` with `dims` behind it; any other SPEC, and one that has extents, as it is.
@@ -187,7 +196,7 @@ fn pixels(path: &Path, [channels, rows, width]: [usize; 3], target: &mut [u8]) -
 }
 
 /// All images, in order, on all cores; and those that can't be read.
-fn decode(images: &[Listed], dims: [usize; 3]) -> (Split, Vec<DataError>) {
+fn decode(images: &[Listed], dims: [usize; 3]) -> (Vec<u8>, Vec<DataError>) {
     let elements: usize = dims.iter().product();
     let mut bytes = vec![0; elements * images.len()];
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -202,7 +211,7 @@ fn decode(images: &[Listed], dims: [usize; 3]) -> (Split, Vec<DataError>) {
         // A worker that panicked is a bug of the decoder; its images stay black, which nobody must take for data.
         threads.into_iter().flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
-    (Split { pixels: Pixels::U8(bytes), labels: images.iter().map(|image| image.label).collect() }, problems)
+    (bytes, problems)
 }
 
 #[cfg(test)]
@@ -286,6 +295,42 @@ mod tests {
                 assert!(text.contains(&format!("{broken}: an image that can't be read")), "{broken}: {text}");
             }
         }
+    }
+
+    #[test]
+    fn images_are_decoded_again_only_where_one_has_changed() {
+        let folder = folder();
+        let spec = folder.path().display().to_string();
+        let (image, kept) = (folder.path().join("train/dog/1.png"), folder.path().join(".mest-images"));
+        // Zeros behind an image are no part of it: all files can have one size.
+        let padded = |path: &Path| {
+            let mut bytes = fs::read(path).unwrap();
+            bytes.resize(1000, 0);
+            bytes
+        };
+        fs::write(&image, padded(&image)).unwrap();
+        let first = load(&spec).unwrap();
+        let changed = fs::metadata(&image).unwrap().modified().unwrap();
+        let touch = |at| fs::File::options().append(true).open(&image).unwrap().set_modified(at).unwrap();
+        // Another image in a file of the same size and time: what was decoded before is read.
+        fs::write(&image, padded(&folder.path().join("train/cat/0.png"))).unwrap();
+        touch(changed);
+        assert_eq!(load(&spec).unwrap(), first);
+        touch(changed + std::time::Duration::from_secs(1));
+        let second = load(&spec).unwrap();
+        assert_ne!(second, first);
+        assert_eq!(load(&spec).unwrap(), second);
+        // A damaged file is as good as none, and so is that of other extents.
+        let mut damaged = fs::read(&kept).unwrap();
+        *damaged.last_mut().unwrap() ^= 1;
+        fs::write(&kept, &damaged).unwrap();
+        assert_eq!(load(&spec).unwrap(), second);
+        fs::write(&kept, &damaged[..20]).unwrap();
+        assert_eq!(load(&spec).unwrap(), second);
+        assert_eq!(load(&format!("{spec}:1x2x2")).unwrap().dims, [1, 2, 2]);
+        assert_eq!(load(&spec).unwrap(), second);
+        fs::remove_file(&image).unwrap();
+        assert_eq!(load(&spec).unwrap().train.len(), first.train.len() - 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Batches, prepared on a thread of their own while the step runs: augmented, normalised, in ONNX order.
 
 use super::normalization::Table;
-use super::{Augmentation, DataError, Dataset, Normalization, Pixels, Split, augment::Shift};
+use super::{Augmentation, DataError, Dataset, Normalization, Pixels, Split, augment::Change, augment::Shift};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 /// Examples, ready to be copied into a network's input.
@@ -88,12 +88,28 @@ impl<'a> Loader<'a> {
         batch.labels.extend(examples.iter().map(|&example| self.split.labels[example as usize]));
         batch.input.resize(examples.len() * elements, 0.0);
         for (&example, target) in examples.iter().zip(batch.input.chunks_exact_mut(elements.max(1))) {
-            let shift = Shift::draw(&self.augmentations, self.seed, epoch, example);
+            let change = Change::draw(&self.augmentations, self.seed, epoch, example);
             let range = example as usize * elements..(example as usize + 1) * elements;
-            match &self.split.pixels {
-                Pixels::U8(bytes) => self.place(&bytes[range], shift, target, |channel, value| self.table.byte(channel, value)),
-                Pixels::F32(values) => self.place(&values[range], shift, target, |channel, value| self.table.float(channel, value)),
+            let byte = |channel, value| self.table.byte(channel, value);
+            let float = |channel, value| self.table.float(channel, value);
+            match (&self.split.pixels, change.only_moves()) {
+                (Pixels::U8(bytes), true) => self.place(&bytes[range], change.shift, target, byte),
+                (Pixels::F32(values), true) => self.place(&values[range], change.shift, target, float),
+                (Pixels::U8(bytes), false) => {
+                    let values: Vec<f32> = bytes[range].iter().map(|&value| value.into()).collect();
+                    self.change(&values, change, target, Some(255.0), |channel, value| byte(channel, value.round() as u8));
+                }
+                (Pixels::F32(values), false) => self.change(&values[range], change, target, None, float),
             }
+        }
+    }
+
+    /// Changes and normalises one example.
+    fn change(&self, source: &[f32], change: Change, target: &mut [f32], limit: Option<f32>, normal: impl Fn(usize, f32) -> f32) {
+        let [_, rows, width] = self.dims;
+        change.apply(source, target, [rows, width], limit);
+        for (channel, plane) in target.chunks_exact_mut(rows * width).enumerate() {
+            plane.iter_mut().for_each(|value| *value = normal(channel, *value));
         }
     }
 
@@ -193,9 +209,24 @@ mod tests {
         let normalization: Normalization = "0.5:0.5".parse().unwrap();
         let loader = Loader::new(&data, &data.train, 8, &normalization, &[Augmentation::Crop4], 7).unwrap();
         let mut batch = Batch::default();
-        let example = (0..100).find(|&example| Shift::draw(&[Augmentation::Crop4], 7, 0, example).rows == 4).unwrap();
+        let example = (0..100).find(|&example| Change::draw(&[Augmentation::Crop4], 7, 0, example).shift.rows == 4).unwrap();
         loader.fill(0, &[example], &mut batch);
         assert!(batch.input[4 * 8..].iter().all(|&value| value == -1.0), "rows past the example are black, normalised");
+    }
+
+    #[test]
+    fn changed_values_are_bytes_again_before_they_are_normalised() {
+        let data = digits();
+        let augmentations: Vec<Augmentation> =
+            ["rotate15", "brightness", "contrast", "erase"].iter().map(|name| name.parse().unwrap()).collect();
+        let mut batch = Batch::default();
+        let order: Vec<u32> = (0..64).collect();
+        loader(&data, &augmentations).fill(3, &order, &mut batch);
+        let whole = |value: f32| (value * 16.0 - (value * 16.0).round()).abs() < 1e-5;
+        assert!(batch.input.iter().all(|&value| whole(value) && (0.0..=255.0 / 16.0).contains(&value)));
+        let mut plain = Batch::default();
+        loader(&data, &[]).fill(3, &order, &mut plain);
+        assert!(batch.input.chunks(64).zip(plain.input.chunks(64)).filter(|(a, b)| a != b).count() > 60);
     }
 
     #[test]

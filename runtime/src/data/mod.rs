@@ -11,6 +11,8 @@ mod error;
 mod file;
 mod idx;
 #[cfg(feature = "images")]
+mod image_cache;
+#[cfg(feature = "images")]
 mod images;
 pub mod loader;
 mod normalization;
