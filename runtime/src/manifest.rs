@@ -35,8 +35,8 @@ pub enum Role {
     State,
 }
 
-/// A weight seen as a matrix of `groups * outputs_per_group` rows: element (o, i, k) of it is element
-/// `o * output_stride + i * input_stride + k * kernel_stride` of the ONNX tensor; k = ky * kernel_width + kx.
+/// A weight seen as a matrix of `groups * outputs_per_group` rows: element (g, o, i, k) of it, o within its group, is element
+/// `g * group_stride + o * output_stride + i * input_stride + k * kernel_stride` of the ONNX tensor; k = ky * kernel_width + kx.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightMatrix {
     /// Groups of the convolution; 1 for a linear layer.
@@ -49,7 +49,9 @@ pub struct WeightMatrix {
     pub kernel_rows: usize,
     /// Kernel width.
     pub kernel_width: usize,
-    /// Elements between outputs.
+    /// Elements between groups.
+    pub group_stride: usize,
+    /// Elements between outputs of a group.
     pub output_stride: usize,
     /// Elements between input channels.
     pub input_stride: usize,
@@ -217,6 +219,8 @@ pub struct Io {
     pub input_name: Cow<'static, str>,
     /// Extents of one example.
     pub input_dims: Cow<'static, [usize]>,
+    /// Rows of the smallest table that values of the input choose from; 0 where they are no tokens.
+    pub input_rows: usize,
     /// Class indices `u32[batch]`, or values `f32[batch][elements]`.
     pub target: Slot,
     /// `u32[groups * lanes]`: which example of the batch each lane computes; dead lanes repeat a live one.

@@ -282,6 +282,7 @@ mod tests {
             input: slot(12, Element::F32),
             input_name: "x".into(),
             input_dims: vec![2].into(),
+            input_rows: 0,
             target: slot(6, target),
             example: slot(8, Element::U32),
             live: slot(8, Element::F32),

@@ -50,6 +50,7 @@ fn manifest(lanes: usize, arena_bytes: usize, scratch_bytes: usize) -> Manifest 
         input: slot,
         input_name: "x".into(),
         input_dims: vec![1].into(),
+        input_rows: 0,
         target: word,
         example: word,
         live: slot,

@@ -33,6 +33,11 @@ fn network(config: &MutationConfig, block: [usize; 2], density: f64, moments: us
 
 /// Stands for training: new values and moments for every live weight.
 fn train(manifest: &Manifest, arena: &mut Arena, epoch: usize) {
+    train_by(manifest, arena, epoch, 1.0);
+}
+
+/// As [`train`], with steps that may be large beside what weights begin with.
+fn train_by(manifest: &Manifest, arena: &mut Arena, epoch: usize, step: f32) {
     for (index, parameter) in manifest.parameters.iter().enumerate() {
         let mut draws = Stream::of_item(99, Purpose::Synthetic, epoch as u64, index as u32);
         let live = match parameter.storage {
@@ -40,7 +45,7 @@ fn train(manifest: &Manifest, arena: &mut Arena, epoch: usize) {
             Storage::Matrix { block, .. } => arena.words(parameter.count)[0] as usize * block.rows * block.columns,
         };
         for slot in std::iter::once(&parameter.value).chain(parameter.moments.iter()) {
-            arena.floats_mut(*slot)[..live].iter_mut().for_each(|value| *value += draws.uniform() as f32 - 0.5);
+            arena.floats_mut(*slot)[..live].iter_mut().for_each(|value| *value += step * (draws.uniform() as f32 - 0.5));
         }
     }
 }
@@ -379,6 +384,24 @@ fn golden_history() {
     assert_eq!(others, (GOLDEN_EVOLUTION.to_vec(), GOLDEN_LOTTERY.to_vec(), GOLDEN_SINGLE_SHOT.to_vec(), GOLDEN_FIXED));
 }
 
+/// EM&S where what grows can learn more than what was there: it ends at the budget with another mask than it began with.
+#[test]
+fn golden_history_of_a_soft_run_that_replaces_weights() {
+    let config = config("mest-ems");
+    let (manifest, mut arena) = network(&config, [1, 1], 0.1, 1, 42);
+    let initial = fingerprint(&manifest, &arena);
+    let mut mutator = Mutator::new(&manifest, config, 42);
+    let mut history = Vec::new();
+    for epoch in 0..EPOCHS {
+        let reports = mutator.event(&manifest, &mut arena, &at(epoch), None);
+        train_by(&manifest, &mut arena, epoch, 400.0);
+        let sum = |field: fn(&LayerReport) -> usize| reports.iter().map(field).sum();
+        history.push((epoch, sum(|r| r.dropped), sum(|r| r.grown), sum(|r| r.after), fingerprint(&manifest, &arena)));
+    }
+    assert_eq!(history, GOLDEN_REPLACING);
+    assert_ne!(history[EPOCHS - 1].4, initial, "GOLDEN_SOFT ends with the mask that it began with");
+}
+
 /// The masks that a seed has always had in each scheme, after all events of MEST+EM and of MEST+EM&S: dropped and grown weights, live ones,
 /// fingerprint.
 #[test]
@@ -435,6 +458,24 @@ const GOLDEN_SOFT: [Event; 7] = [
     (11, 87, 87, 432, 3157782513),
     (12, 87, 0, 345, 2069237367),
     (15, 0, 0, 345, 2069237367),
+];
+const GOLDEN_REPLACING: [Event; EPOCHS] = [
+    (0, 0, 174, 519, 2412233726),
+    (1, 174, 174, 519, 254925305),
+    (2, 174, 174, 519, 2955151485),
+    (3, 174, 174, 519, 1661521911),
+    (4, 174, 174, 519, 3155598932),
+    (5, 174, 174, 519, 2797742877),
+    (6, 174, 174, 519, 1404188133),
+    (7, 174, 174, 519, 642883443),
+    (8, 174, 174, 519, 3611885814),
+    (9, 174, 87, 432, 12489472),
+    (10, 87, 87, 432, 3008446711),
+    (11, 87, 87, 432, 3440003912),
+    (12, 87, 0, 345, 3212998953),
+    (13, 0, 0, 345, 3212998953),
+    (14, 0, 0, 345, 3212998953),
+    (15, 0, 0, 345, 3212998953),
 ];
 const GOLDEN_EVOLUTION: [Event; 7] = [
     (0, 104, 104, 345, 2563567477),

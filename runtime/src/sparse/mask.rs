@@ -87,7 +87,9 @@ impl Units {
     pub fn onnx_indices(&self, unit: u32) -> impl Iterator<Item = usize> + use<> {
         let UnitPosition { output_block, input_block, kernel } = self.position(unit);
         let (matrix, block) = (self.matrix, self.block);
-        let first = output_block * block.rows * matrix.output_stride
+        let per_group = self.output_blocks() / matrix.groups;
+        let first = output_block / per_group * matrix.group_stride
+            + output_block % per_group * block.rows * matrix.output_stride
             + input_block * block.columns * matrix.input_stride
             + kernel * matrix.kernel_stride;
         (0..block.rows)
@@ -201,6 +203,7 @@ mod tests {
             inputs_per_group: inputs,
             kernel_rows: kernel[0],
             kernel_width: kernel[1],
+            group_stride: outputs / groups * inputs * positions,
             output_stride: inputs * positions,
             input_stride: positions,
             kernel_stride: 1,

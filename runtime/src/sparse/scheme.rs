@@ -47,6 +47,8 @@ pub enum Scheme {
     },
     /// As many weights for each output.
     FanIn,
+    /// Whatever of these is fastest, layer by layer: no scheme yet, and fits nothing until one is chosen.
+    Auto,
 }
 
 /// A scheme that does not exist, or does not fit a weight.
@@ -54,12 +56,15 @@ pub enum Scheme {
 pub enum SchemeError {
     /// Not a scheme's name.
     #[error(
-        "'{text}' is no sparsity scheme; write unstructured, block:RxC such as block:4x1, pattern, channel (input channels), channel:out (filters), nm:N:M such as nm:2:4, or fanin"
+        "'{text}' is no sparsity scheme; write unstructured, block:RxC such as block:4x1, pattern, channel (input channels), channel:out (filters), nm:N:M such as nm:2:4, fanin, or auto"
     )]
     Unknown {
         /// What was written.
         text: String,
     },
+    /// A scheme that is still to be chosen.
+    #[error("scheme 'auto' is chosen by measurement before a model is compiled: `mestc` does so; here, name a scheme")]
+    Open,
     /// A block that no tile computes.
     #[error(
         "scheme '{text}': blocks have 1, 2, 4, 8 or 16 rows (outputs) and 1, 2 or 4 columns (input channels); the nearest is block:{rows}x{columns}"
@@ -155,6 +160,7 @@ impl Scheme {
             Scheme::NOfM { length, .. } if inputs.is_multiple_of(length) => Ok(units(1, 1, Structure::Spans { length })),
             Scheme::NOfM { live, length } => Err(self.unspanned(live, length, inputs)),
             Scheme::FanIn => Ok(units(1, 1, Structure::FanIn)),
+            Scheme::Auto => Err(SchemeError::Open),
         }
     }
 
@@ -239,6 +245,7 @@ impl fmt::Display for Scheme {
             Scheme::OutputChannel => f.write_str("channel:out"),
             Scheme::NOfM { live, length } => write!(f, "nm:{live}:{length}"),
             Scheme::FanIn => f.write_str("fanin"),
+            Scheme::Auto => f.write_str("auto"),
         }
     }
 }
@@ -253,6 +260,7 @@ impl FromStr for Scheme {
             "channel" | "channel:in" => return Ok(Scheme::InputChannel),
             "channel:out" => return Ok(Scheme::OutputChannel),
             "fanin" => return Ok(Scheme::FanIn),
+            "auto" => return Ok(Scheme::Auto),
             _ => {}
         }
         if let Some(ratio) = text.strip_prefix("nm:") {
@@ -305,6 +313,7 @@ mod tests {
             inputs_per_group: inputs,
             kernel_rows: 3,
             kernel_width: 3,
+            group_stride: outputs / groups * inputs * 9,
             output_stride: inputs * 9,
             input_stride: 9,
             kernel_stride: 1,

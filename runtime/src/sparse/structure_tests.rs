@@ -13,6 +13,7 @@ fn matrix(groups: usize, outputs: usize, inputs: usize, kernel: usize) -> Weight
         inputs_per_group: inputs,
         kernel_rows: kernel,
         kernel_width: kernel,
+        group_stride: outputs * inputs * kernel * kernel,
         output_stride: inputs * kernel * kernel,
         input_stride: kernel * kernel,
         kernel_stride: 1,

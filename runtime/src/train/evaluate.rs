@@ -1,7 +1,7 @@
 //! Loss and accuracy over a split.
 
 use super::TrainError;
-use crate::data::{Dataset, Split, loader::Batch, loader::Loader};
+use crate::data::{Dataset, Pixels, Split, loader::Batch, loader::Loader};
 use crate::manifest::{Element, Manifest};
 use crate::network::{self, Network, Phase, Target};
 use crate::recipe::Recipe;
@@ -23,6 +23,7 @@ pub struct Evaluation {
 /// Data that doesn't fit the network.
 pub fn evaluate(net: &mut dyn Network, data: &Dataset, split: &Split, recipe: &Recipe) -> Result<Evaluation, TrainError> {
     check_fit(net.manifest(), data)?;
+    check_tokens(net.manifest(), data, split, "evaluated")?;
     let loader = Loader::new(data, split, net.manifest().batch, recipe.normalization(data), &[], recipe.seed)?;
     let order: Vec<u32> = (0..split.len() as u32).collect();
     let (mut loss, mut correct, mut logits) = (0.0, 0, Vec::new());
@@ -76,6 +77,28 @@ pub(super) fn check_fit(manifest: &Manifest, data: &Dataset) -> Result<(), Train
         return unfit(why, "take a model with as many outputs, or other data");
     }
     Ok(())
+}
+
+/// Whether every value of a split is a row of the tables that the network's input chooses from, if it does.
+pub(super) fn check_tokens(manifest: &Manifest, data: &Dataset, split: &Split, which: &str) -> Result<(), TrainError> {
+    let rows = manifest.io.input_rows;
+    if rows == 0 {
+        return Ok(());
+    }
+    let unfit = |why: String, fix: &str| Err(TrainError::Unfit { data: data.name.clone(), why, fix: fix.to_owned() });
+    let values = match &split.pixels {
+        Pixels::F32(values) => values,
+        Pixels::U8(_) => {
+            let why =
+                format!("its examples are bytes, which stand for x / 255, and the model's input `{}` takes tokens", manifest.io.input_name);
+            return unfit(why, "store tokens as int32 or int64");
+        }
+    };
+    let is_row = |value: f32| value >= 0.0 && value < rows as f32 && value.fract() == 0.0;
+    let Some(wrong) = values.iter().position(|&value| !is_row(value)) else { return Ok(()) };
+    let (example, at) = (wrong / data.elements(), wrong % data.elements());
+    let why = format!("{which} example {example} has {} at position {at}, the table that it chooses from has {rows} rows", values[wrong]);
+    unfit(why, "tokens are whole numbers from 0 to below the rows; map others to one that stands for the unknown")
 }
 
 /// Loads batches into networks whose target is a class, or the class as values (1 at its place).

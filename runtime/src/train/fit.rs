@@ -1,8 +1,9 @@
 //! Epochs of iterations, from the recipe to the report.
 
 use super::checkpoint::{Checkpoint, CheckpointError, Position};
-use super::evaluate::{Targets, check_fit, evaluate, right};
-use super::{CHECKPOINT, EpochMetrics, FitReport, Observer, Plan, Step, TrainError};
+use super::evaluate::{Targets, check_fit, check_tokens, evaluate, right};
+use super::metrics::processor_s;
+use super::{BEST_CHECKPOINT, CHECKPOINT, EpochMetrics, FitReport, Observer, Plan, Step, TrainError};
 use crate::data::{Dataset, Split, loader::Batch, loader::Loader};
 use crate::manifest::{Element, Manifest, Storage};
 use crate::mutation::{DenseGradients, Mutator, Progress};
@@ -50,6 +51,7 @@ pub fn fit(
             break;
         }
     }
+    run.keep_best()?;
     Ok(run.report())
 }
 
@@ -61,6 +63,7 @@ pub fn check(manifest: &Manifest, data: &Dataset, recipe: &Recipe) -> Result<Pla
     let plan = Plan::new(recipe, data.train.len()).map_err(TrainError::Recipe)?;
     check_fit(manifest, data)?;
     check_data(manifest, data, recipe)?;
+    check_vocabulary(manifest, data, recipe)?;
     check_capacity(manifest, &plan)?;
     Ok(plan)
 }
@@ -111,6 +114,10 @@ struct Run<'a> {
     began: Instant,
     /// Seconds before this process.
     earlier_s: f64,
+    /// With `early-stop`: the state after the epoch that it keeps.
+    best: Option<Checkpoint>,
+    /// The epoch whose weights the network has.
+    kept_epoch: usize,
 }
 
 impl<'a> Run<'a> {
@@ -139,6 +146,8 @@ impl<'a> Run<'a> {
             iterations: 0,
             metrics: Vec::new(),
             earlier_s: 0.0,
+            best: None,
+            kept_epoch: 0,
             net,
             data,
             recipe,
@@ -150,15 +159,48 @@ impl<'a> Run<'a> {
     /// Whether what is held out has not been learned better for as many epochs as the recipe waits.
     fn stopped_early(&self) -> bool {
         let Some(patience) = self.recipe.early_stop else { return false };
-        // Before the last stage, masks may be denser than the run may end at.
-        let settled = self.plan.settled_epoch();
-        let losses: Vec<f64> = self.metrics.iter().skip(settled).filter_map(|epoch| epoch.validation_loss).collect();
-        let best = (0..losses.len()).fold(0, |best, epoch| if losses[epoch] < losses[best] { epoch } else { best });
-        losses.len() > best + patience
+        self.best_epoch().is_some_and(|best| self.metrics.len() >= best + patience)
+    }
+
+    /// The epoch of the smallest validation loss, counted from 1, of those whose masks have their final density: before the last stage they may be
+    /// denser than the run may end at.
+    fn best_epoch(&self) -> Option<usize> {
+        let losses = self.metrics.iter().enumerate().skip(self.plan.settled_epoch());
+        let losses = losses.filter_map(|(epoch, metrics)| Some((epoch + 1, metrics.validation_loss?)));
+        losses.reduce(|best, next| if next.1 < best.1 { next } else { best }).map(|(epoch, _)| epoch)
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.run_dir.map(|folder| folder.join(name))
+    }
+
+    /// Keeps the state, if no epoch has been better.
+    fn remember_best(&mut self) -> Result<(), TrainError> {
+        if self.recipe.early_stop.is_none() || self.best_epoch() != Some(self.done) {
+            return Ok(());
+        }
+        let checkpoint = self.capture();
+        if let Some(path) = self.path(BEST_CHECKPOINT) {
+            checkpoint.write(&path)?;
+        }
+        self.best = Some(checkpoint);
+        Ok(())
+    }
+
+    /// Puts the network back into the state of the best epoch, once the run has ended.
+    fn keep_best(&mut self) -> Result<(), TrainError> {
+        self.kept_epoch = self.done;
+        let ended = self.done >= self.recipe.epochs || self.stopped_early();
+        if let Some(best) = self.best.take().filter(|_| ended) {
+            with_parts(self.net, |manifest, arena| best.restore(manifest, arena))?;
+            self.kept_epoch = best.epoch as usize;
+            self.write_metrics()?;
+        }
+        Ok(())
     }
 
     fn checkpoint_path(&self) -> Option<PathBuf> {
-        self.run_dir.map(|folder| folder.join(CHECKPOINT))
+        self.path(CHECKPOINT)
     }
 
     /// Takes the state of the checkpoint, if there is one.
@@ -172,6 +214,9 @@ impl<'a> Run<'a> {
         self.iterations = checkpoint.iteration as usize;
         self.metrics = checkpoint.metrics;
         self.earlier_s = checkpoint.wall_s;
+        if let Some(path) = self.path(BEST_CHECKPOINT).filter(|path| self.best_epoch().is_some() && path.exists()) {
+            self.best = Some(Checkpoint::read(&path)?).filter(|best| self.best_epoch() == Some(best.epoch as usize));
+        }
         self.write_metrics()
     }
 
@@ -181,7 +226,7 @@ impl<'a> Run<'a> {
         let loader = Loader::new(data, &data.train, batch, recipe.normalization(data), recipe.augmentations(data), recipe.seed)?;
         self.sampling.begin(epoch);
         let order = self.sampling.order(epoch);
-        let (began, batches) = (Instant::now(), loader.batches(order.len()));
+        let (began, processor_began, batches) = (Instant::now(), processor_s(), loader.batches(order.len()));
         let (mut totals, mut iteration, mut learning_rate) = (Totals::default(), 0, 0.0);
         loader.for_each(epoch, &order, |batch| -> Result<(), TrainError> {
             let planned = self.plan.planned(epoch, iteration, batches);
@@ -203,6 +248,7 @@ impl<'a> Run<'a> {
         })?;
         self.sampling.end();
         let seconds = began.elapsed().as_secs_f64();
+        let processor = processor_began.zip(processor_s()).map(|(began, now)| now - began);
         let validated = data.validation.as_ref().map(|split| evaluate(self.net, data, split, recipe)).transpose()?;
         let tested = evaluate(self.net, data, &data.test, recipe)?;
         let metrics = EpochMetrics {
@@ -219,9 +265,14 @@ impl<'a> Run<'a> {
             unforgettable: self.sampling.unforgettable().map(|count| count as u32),
             validation_loss: validated.as_ref().map(|validated| validated.loss),
             validation_accuracy: validated.as_ref().map(|validated| validated.accuracy),
+            train_s: seconds,
+            train_processor_s: processor,
         };
         self.metrics.push(metrics.clone());
         self.done += 1;
+        self.kept_epoch = self.done;
+        // Before the checkpoint that says so: a run that is interrupted in between does the epoch again.
+        self.remember_best()?;
         self.write_checkpoint()?;
         self.write_metrics()?;
         Ok(metrics)
@@ -325,7 +376,10 @@ impl<'a> Run<'a> {
     }
 
     fn write_checkpoint(&self) -> Result<(), TrainError> {
-        let Some(path) = self.checkpoint_path() else { return Ok(()) };
+        self.checkpoint_path().map_or(Ok(()), |path| self.capture().write(&path))
+    }
+
+    fn capture(&self) -> Checkpoint {
         let position = Position {
             recipe: self.recipe,
             epoch: self.done,
@@ -335,7 +389,7 @@ impl<'a> Run<'a> {
             metrics: &self.metrics,
             sampling: self.sampling.state(),
         };
-        Checkpoint::capture(self.net.manifest(), self.net.arena(), position).write(&path)
+        Checkpoint::capture(self.net.manifest(), self.net.arena(), position)
     }
 
     fn write_metrics(&self) -> Result<(), TrainError> {
@@ -344,7 +398,8 @@ impl<'a> Run<'a> {
 
     fn report(&self) -> FitReport {
         let planned = self.net.manifest().plan.iter().map(|line| line.bytes).sum();
-        FitReport::new(&self.metrics, planned, self.wall_s(), self.done >= self.recipe.epochs || self.stopped_early())
+        let finished = self.done >= self.recipe.epochs || self.stopped_early();
+        FitReport { kept_epoch: self.kept_epoch as u32, ..FitReport::new(&self.metrics, planned, self.wall_s(), finished) }
     }
 }
 
@@ -362,6 +417,20 @@ fn check_data(manifest: &Manifest, data: &Dataset, recipe: &Recipe) -> Result<()
     if manifest.batch != recipe.batch {
         let why = format!("the network was compiled for batches of {}, the recipe says batch = {}", manifest.batch, recipe.batch);
         return unfit(why, "compile it with the same recipe");
+    }
+    Ok(())
+}
+
+/// Whether tokens, if the network takes some, are rows of its tables; they can't be moved or mixed.
+fn check_vocabulary(manifest: &Manifest, data: &Dataset, recipe: &Recipe) -> Result<(), TrainError> {
+    check_tokens(manifest, data, &data.train, "training")?;
+    if let Some(validation) = &data.validation {
+        check_tokens(manifest, data, validation, "validation")?;
+    }
+    check_tokens(manifest, data, &data.test, "test")?;
+    if manifest.io.input_rows > 0 && !recipe.augmentations(data).is_empty() {
+        let why = "augment changes images, and the model takes tokens".to_owned();
+        return Err(TrainError::Unfit { data: data.name.clone(), why, fix: "leave augment out".to_owned() });
     }
     Ok(())
 }

@@ -50,6 +50,13 @@ pub struct EpochMetrics {
     #[prost(double, optional, tag = "13")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation_accuracy: Option<f64>,
+    /// Seconds of the epoch's iterations, mutation included and evaluation not.
+    #[prost(double, tag = "14")]
+    pub train_s: f64,
+    /// Processor time of all threads in that time, in seconds; `None` where the system doesn't tell it.
+    #[prost(double, optional, tag = "15")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_processor_s: Option<f64>,
 }
 
 /// What a training has come to; `metrics.json` is this.
@@ -61,6 +68,8 @@ pub struct FitReport {
     pub test_accuracy: f64,
     /// The best of all epochs.
     pub best_test_accuracy: f64,
+    /// The epoch whose weights the network has: with `early-stop` that of the smallest validation loss, else the last.
+    pub kept_epoch: u32,
     /// Examples trained on, counted once an epoch.
     pub examples_trained: u64,
     /// Examples that the last epoch left out.
@@ -88,6 +97,7 @@ impl FitReport {
             examples_removed: epochs.last().map_or(0, |epoch| epoch.removed),
             examples_saved: removed as f64 / (trained + removed).max(1) as f64,
             test_accuracy: epochs.last().map_or(0.0, |epoch| epoch.test_accuracy),
+            kept_epoch: epochs.last().map_or(0, |epoch| epoch.epoch),
             best_test_accuracy: epochs.iter().map(|epoch| epoch.test_accuracy).fold(0.0, f64::max),
             epochs: epochs.to_vec(),
             planned_bytes,
@@ -107,7 +117,7 @@ impl FitReport {
 
     fn csv(&self) -> String {
         let mut text = String::from(
-            "epoch,train_loss,train_accuracy,test_loss,test_accuracy,density,learning_rate,images_per_s,examples,removed,validation_loss,validation_accuracy\n",
+            "epoch,train_loss,train_accuracy,test_loss,test_accuracy,density,learning_rate,images_per_s,examples,removed,validation_loss,validation_accuracy,train_s,train_processor_s\n",
         );
         for e in &self.epochs {
             let losses = [e.train_loss, e.train_accuracy, e.test_loss, e.test_accuracy, e.density, e.learning_rate, e.images_per_s];
@@ -115,10 +125,33 @@ impl FitReport {
             let optional = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
             let (loss, accuracy) = (optional(e.validation_loss), optional(e.validation_accuracy));
             // Writing to a string doesn't fail.
-            let _ = writeln!(text, "{},{values},{},{},{loss},{accuracy}", e.epoch, e.examples, e.removed);
+            let _ = writeln!(
+                text,
+                "{},{values},{},{},{loss},{accuracy},{},{}",
+                e.epoch,
+                e.examples,
+                e.removed,
+                e.train_s,
+                optional(e.train_processor_s)
+            );
         }
         text
     }
+}
+
+/// Ticks of the processor time in `/proc`, a second: the same in every Linux there is.
+const TICKS: f64 = 100.0;
+
+/// Processor time that this process has taken so far, in seconds; `None` where `/proc` doesn't tell.
+pub(super) fn processor_s() -> Option<f64> {
+    processor_time(&std::fs::read_to_string("/proc/self/stat").ok()?)
+}
+
+/// User and system time of a line of `stat`, its 14th and 15th field. The second, the program's name, may hold anything.
+fn processor_time(stat: &str) -> Option<f64> {
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some((ticks()? + ticks()?) as f64 / TICKS)
 }
 
 /// The largest resident memory that this process has had, in bytes; `None` where `/proc` doesn't tell.
@@ -147,6 +180,13 @@ mod tests {
     }
 
     #[test]
+    fn processor_time_is_read_behind_the_programs_name() {
+        let stat = "42 (a) b 1 (c) R 1 42 42 0 -1 4194304 90 0 0 0 123 77 0 0 20 0 1 0 100 1000 50";
+        assert_eq!(processor_time(stat), Some(2.0));
+        assert_eq!(processor_time("42 (cut off) R 1"), None);
+    }
+
+    #[test]
     fn files_hold_what_scripts_rely_on() {
         let folder = tempfile::tempdir().unwrap();
         report().write(folder.path()).unwrap();
@@ -158,12 +198,12 @@ mod tests {
         for key in ["epochs", "test_accuracy", "best_test_accuracy", "planned_bytes", "peak_rss_bytes", "wall_s"] {
             assert!(json.get(key).is_some(), "{key}");
         }
-        for key in ["epoch", "train_loss", "test_accuracy", "density", "images_per_s", "examples"] {
+        for key in ["epoch", "train_loss", "test_accuracy", "density", "images_per_s", "examples", "train_s"] {
             assert!(json["epochs"][1][key].is_number(), "{key}");
         }
         let csv = std::fs::read_to_string(folder.path().join(METRICS_CSV)).unwrap();
         let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
-        assert_eq!(columns, [12, 12, 12]);
+        assert_eq!(columns, [14, 14, 14]);
         assert!(csv.lines().nth(2).unwrap().starts_with("2,0.5,"), "{csv}");
     }
 

@@ -27,7 +27,7 @@ impl Shape {
 }
 
 pub(super) struct Linear {
-    manifest: Manifest,
+    pub(super) manifest: Manifest,
     arena: Arena,
     shape: Shape,
     /// Sabotage: the train phase, counted from 0, whose loss becomes NaN.
@@ -80,6 +80,7 @@ impl Layout {
             input: self.floats(shape.batch * shape.inputs),
             input_name: "x".into(),
             input_dims: vec![shape.inputs].into(),
+            input_rows: 0,
             target,
             example: self.words(lanes),
             live: self.floats(lanes),
@@ -108,6 +109,7 @@ impl Linear {
             inputs_per_group: shape.inputs,
             kernel_rows: 1,
             kernel_width: 1,
+            group_stride: elements,
             output_stride: shape.inputs,
             input_stride: 1,
             kernel_stride: 1,

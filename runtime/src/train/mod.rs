@@ -22,6 +22,8 @@ pub use plan::Plan;
 
 /// The checkpoint's name in a run's folder.
 pub const CHECKPOINT: &str = "checkpoint.mest";
+/// The name of the checkpoint of the epoch with the smallest validation loss, where `early-stop` asks for one.
+pub const BEST_CHECKPOINT: &str = "best.mest";
 /// The name of the metrics as a table, a row an epoch.
 pub const METRICS_CSV: &str = "metrics.csv";
 /// The name of the metrics as one JSON object.

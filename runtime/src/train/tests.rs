@@ -2,7 +2,7 @@
 
 use super::mock::{Linear, Shape};
 use super::*;
-use crate::data::Dataset;
+use crate::data::{Dataset, Pixels};
 use crate::mutation::LayerReport;
 use crate::network::Network;
 use crate::recipe::Recipe;
@@ -82,6 +82,39 @@ fn a_run_ends_when_what_is_held_out_is_not_learned_better() {
     assert!(report.epochs.iter().all(|epoch| epoch.validation_accuracy.is_some_and(|accuracy| accuracy > 0.5)));
     let resumed = fit(&mut net, &data, &recipe, Some(folder.path()), true, &mut ()).unwrap();
     assert_eq!(resumed.epochs, report.epochs, "a run that has ended early stays ended");
+    // What is left is the best epoch, not the last: in the run that ended, in the one that came back to it, and where it ends by its length.
+    let kept = losses.len() - 2;
+    let mut again = Linear::new(Shape::DIGITS);
+    let reread = fit(&mut again, &data, &recipe, Some(folder.path()), true, &mut ()).unwrap();
+    for (net, report) in [(&mut net, report), (&mut again, reread)] {
+        assert_eq!(report.kept_epoch as usize, kept);
+        assert_eq!(evaluate(net, &data, data.validation.as_ref().unwrap(), &recipe).unwrap().loss, best);
+    }
+    let whole = Recipe { epochs: losses.len() - 1, ..recipe };
+    initialize(&mut net, &whole).unwrap();
+    let report = fit(&mut net, &data, &whole, None, false, &mut ()).unwrap();
+    assert_eq!((report.epochs.len(), report.kept_epoch as usize), (losses.len() - 1, kept));
+}
+
+#[test]
+fn tokens_that_are_no_rows_of_the_table_are_named_before_the_first_step() {
+    let (mut data, recipe) = (digits(), recipe(&[("augment", "")]));
+    let mut net = Linear::new(Shape::DIGITS);
+    net.manifest.io.input_rows = 17;
+    let bytes = fit(&mut net, &data, &recipe, None, false, &mut ()).unwrap_err();
+    assert!(bytes.is_refusal() && bytes.to_string().contains("store tokens as int32"), "{bytes}");
+    for split in [&mut data.train, &mut data.test] {
+        let Pixels::U8(pixels) = &split.pixels else { panic!("digits are bytes") };
+        split.pixels = Pixels::F32(pixels.iter().map(|&pixel| pixel.into()).collect());
+    }
+    check(net.manifest(), &data, &recipe).unwrap();
+    for wrong in [17.0, -1.0, 0.5, f32::NAN] {
+        let mut broken = data.clone();
+        let Pixels::F32(pixels) = &mut broken.test.pixels else { panic!("they are floats now") };
+        pixels[3 * 64 + 5] = wrong;
+        let text = check(net.manifest(), &broken, &recipe).unwrap_err().to_string();
+        assert!(text.contains(&format!("test example 3 has {wrong} at position 5")) && text.contains("17 rows"), "{text}");
+    }
 }
 
 #[test]

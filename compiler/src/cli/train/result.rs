@@ -32,9 +32,14 @@ pub(crate) fn print(net: &dyn Network, report: &FitReport, model: &Path, output:
         0.0 => String::new(),
         saved => format!("{}, {:.1} % of the run saved", count(u64::from(report.examples_removed)), saved * 100.0),
     };
+    let kept = match report.kept_epoch {
+        kept if last.is_some_and(|last| last.epoch != kept) => format!("{kept} of {}, the smallest validation loss", report.epochs.len()),
+        _ => String::new(),
+    };
     let rows = [
         ("test accuracy", format!("{:.4}", report.test_accuracy)),
         ("best test accuracy", format!("{:.4}", report.best_test_accuracy)),
+        ("epoch kept", kept),
         ("train loss", last.map_or_else(|| "-".to_owned(), |epoch| format!("{:.4}", epoch.train_loss))),
         ("density of sparse layers", density),
         ("nnz of sparse layers", format!("{} of {}", count(live as u64), count(all as u64))),

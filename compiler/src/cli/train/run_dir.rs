@@ -9,8 +9,16 @@ use std::path::{Path, PathBuf};
 /// Where runs go unless told otherwise.
 const RUNS: &str = "runs";
 /// Everything that a run writes.
-const FILES: &[&str] =
-    &["model.onnx", "checkpoint.mest", "metrics.csv", "metrics.json", "run.toml", crate::report::history::FILE, crate::cli::report::FILE];
+const FILES: &[&str] = &[
+    "model.onnx",
+    "checkpoint.mest",
+    "best.mest",
+    "metrics.csv",
+    "metrics.json",
+    "run.toml",
+    crate::report::history::FILE,
+    crate::cli::report::FILE,
+];
 
 /// What to do with a run that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -86,7 +86,7 @@ fn numbers<T: quote::ToTokens>(values: &[T]) -> TokenStream {
 }
 
 fn io(io: &Io) -> TokenStream {
-    let Io { input, input_name, input_dims, target, example, live, count, output, loss, correct, hyper, seed } = io;
+    let Io { input, input_name, input_dims, input_rows, target, example, live, count, output, loss, correct, hyper, seed } = io;
     let (input, target, example, live, count) = (slot(input), slot(target), slot(example), slot(live), slot(count));
     let (loss, correct, hyper, seed) = (slot(loss), slot(correct), slot(hyper), slot(seed));
     let (input_dims, output) = (numbers(input_dims), batched(output));
@@ -94,6 +94,7 @@ fn io(io: &Io) -> TokenStream {
         input: #input,
         input_name: Cow::Borrowed(#input_name),
         input_dims: #input_dims,
+        input_rows: #input_rows,
         target: #target,
         example: #example,
         live: #live,
@@ -165,13 +166,24 @@ fn structure(structure: &Structure) -> TokenStream {
 }
 
 fn weight_matrix(matrix: &WeightMatrix) -> TokenStream {
-    let WeightMatrix { groups, outputs, inputs_per_group, kernel_rows, kernel_width, output_stride, input_stride, kernel_stride } = matrix;
+    let WeightMatrix {
+        groups,
+        outputs,
+        inputs_per_group,
+        kernel_rows,
+        kernel_width,
+        group_stride,
+        output_stride,
+        input_stride,
+        kernel_stride,
+    } = matrix;
     quote!(manifest::WeightMatrix {
         groups: #groups,
         outputs: #outputs,
         inputs_per_group: #inputs_per_group,
         kernel_rows: #kernel_rows,
         kernel_width: #kernel_width,
+        group_stride: #group_stride,
         output_stride: #output_stride,
         input_stride: #input_stride,
         kernel_stride: #kernel_stride,

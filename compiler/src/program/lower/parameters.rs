@@ -3,7 +3,7 @@
 use super::kernel::{Place, start};
 use super::{Class, LowerError, Lowering, PARTS, PeakDensity, PhaseLowering, StreamDraft};
 use crate::ir::graph::Role as GraphRole;
-use crate::ir::{Graph, Shape, Value};
+use crate::ir::{Graph, NodeId, Shape, Value};
 use crate::op::Op;
 use crate::pass::annotate_sparsity::SparsityTable;
 use crate::program::{Schedule, SlotId, layout, memory};
@@ -173,6 +173,7 @@ impl Lowering<'_> {
                 input: self.resolve(self.io.input),
                 input_name: input.as_ref().map(|i| i.name.clone()).unwrap_or_default().into(),
                 input_dims: input.map(|i| i.shape.fixed()).unwrap_or_default().into(),
+                input_rows: table_rows(graph),
                 target: self.resolve(self.io.target),
                 example: self.resolve(self.io.example),
                 live: self.resolve(self.io.live),
@@ -316,7 +317,7 @@ impl PhaseLowering<'_, '_> {
     }
 
     /// The weight matrix behind operand `position` of a convolution or linear layer.
-    pub(super) fn weight(&self, id: crate::ir::NodeId, position: usize) -> Result<(usize, MatrixDraft), LowerError> {
+    pub(super) fn weight(&self, id: NodeId, position: usize) -> Result<(usize, MatrixDraft), LowerError> {
         let inputs = self.graph.inputs(id);
         let value = inputs.get(position).copied().ok_or_else(|| self.internal(id, "it has no weight"))?;
         let parameter = self.parameter_behind(value).ok_or_else(|| {
@@ -327,7 +328,7 @@ impl PhaseLowering<'_, '_> {
     }
 
     /// The operand for a bias: its place, or null.
-    pub(super) fn bias_place(&self, id: crate::ir::NodeId, position: usize) -> Result<Option<Place>, LowerError> {
+    pub(super) fn bias_place(&self, id: NodeId, position: usize) -> Result<Option<Place>, LowerError> {
         self.graph.inputs(id).get(position).map(|&bias| self.place(bias)).transpose()
     }
 
@@ -371,4 +372,19 @@ impl PhaseLowering<'_, '_> {
         self.places.insert(value, place);
         place
     }
+}
+/// Rows of the smallest table that the model's input chooses from; 0 if it chooses from none.
+fn table_rows(graph: &Graph) -> usize {
+    let from_input = |mut value: Value| {
+        while let Op::Slice(_) | Op::Reshape(_) | Op::Transpose(_) = graph.node(value.node).op {
+            let Some(&source) = graph.inputs(value.node).first() else { return false };
+            value = source;
+        }
+        matches!(graph.node(value.node).op, Op::Input(_))
+    };
+    let rows = |id: NodeId| match (&graph.node(id).op, &graph.inputs(id)[..]) {
+        (Op::Embedding(_), &[table, indices]) if from_input(indices) => graph.shape(table).fixed().first().copied(),
+        _ => None,
+    };
+    graph.ids().into_iter().filter_map(rows).min().unwrap_or(0)
 }
