@@ -225,6 +225,28 @@ fn every_scheme_has_the_history_that_its_seed_has_always_had() {
     ");
 }
 
+/// Elastic mutation with a soft bound replaces weights where there is time and rate to learn others, and ends at its bound all the same.
+#[test]
+fn a_longer_run_with_a_soft_bound_ends_with_other_weights_than_it_began_with() {
+    let data = data();
+    let flags =
+        [("epochs", "24"), ("lr", "0.3"), ("stages", "10,16"), ("grow-to", "0.3,0.2,0.1"), ("density", "0.1"), ("mutate-every", "2ep")];
+    let recipe = recipe("mest-ems", &flags);
+    let (mut net, mut history) = (compile(&recipe), History::default());
+    let masks = |net: &Jit| (0..net.manifest().parameters.len()).filter_map(|index| live_elements(net, index)).collect::<Vec<_>>();
+    let before = masks(&net);
+    train::fit(&mut net, &data, &recipe, None, false, &mut history).expect("it trains");
+    insta::assert_snapshot!(history.0, @"");
+    let after = masks(&net);
+    let (mut live, mut kept) = (0, 0);
+    for ((_, before), (_, after)) in before.iter().zip(&after) {
+        live += after.iter().filter(|&&live| live).count();
+        kept += before.iter().zip(after).filter(|&(&before, &after)| before && after).count();
+    }
+    assert_eq!(live, nnz(&net));
+    assert!(kept < live - live / 50, "{kept} of {live} weights are those of the first mask");
+}
+
 /// Three steps of each scheme's masks against the f64 interpreter of the graph.
 #[test]
 fn schemes_compute_what_their_masks_mean() {

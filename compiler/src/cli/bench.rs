@@ -17,6 +17,7 @@ use crate::pipeline::{self, Compiled};
 use crate::settings;
 use mest_runtime::network::Network;
 use mest_runtime::recipe::{EngineName, Recipe};
+use mest_runtime::sparse::Scheme;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -72,6 +73,13 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let recipe = args.recipe.recipe(&Recipe::default())?;
     if let Some(variant) = args.variant {
         return output.json(&measure_one(args, &recipe, variant)?);
+    }
+    let is_open = |scheme: Scheme| scheme == Scheme::Auto;
+    if is_open(recipe.scheme) || recipe.layers.values().filter_map(|layer| layer.scheme).any(is_open) {
+        return Err(Failure::refused(
+            "scheme = auto is chosen by measurement, and each variant would measure for itself: `mestc plan MODEL --scheme auto --explain` says \
+             what is chosen; name that here",
+        ));
     }
     if recipe.engine != EngineName::Jit && !args.step_only {
         return Err(Failure::refused("only --engine jit can time single launches; add --step-only, or leave --engine out"));

@@ -18,6 +18,7 @@ mod ops;
 mod output;
 mod plan;
 mod report;
+mod schemes;
 mod sweep;
 mod train;
 mod verify;

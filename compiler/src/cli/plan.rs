@@ -2,8 +2,8 @@
 
 use super::failure::Failure;
 use super::flags::RecipeFlags;
-use super::model;
 use super::output::{Align, Output, Table, bytes, count};
+use super::{model, schemes};
 use crate::budget::planned_bytes;
 use crate::explain::explain;
 use crate::pipeline::Compiled;
@@ -35,7 +35,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let recipe = args.recipe.recipe(&Default::default())?;
-    let compiled = model::compile(&model::import_for(&args.model, &recipe)?, &recipe, None)?;
+    let imported = model::import_for(&args.model, &recipe)?;
+    let (recipe, choices) = schemes::settle(&imported, &recipe, None)?;
+    let compiled = model::compile(&imported, &recipe, None)?;
     if let Some(path) = &args.picture {
         std::fs::write(path, live_ranges::file(&compiled.program)).map_err(|error| Failure::unwritable(path, &error))?;
     }
@@ -43,7 +45,11 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         return output.json(&to_json(&compiled, &recipe));
     }
     print(&compiled, output)?;
-    if args.explain { print_explanation(&compiled, output) } else { Ok(()) }
+    if !args.explain {
+        return Ok(());
+    }
+    schemes::print(&choices, output)?;
+    print_explanation(&compiled, output)
 }
 
 /// Why the compiler did what it did.

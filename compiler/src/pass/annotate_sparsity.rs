@@ -115,7 +115,7 @@ impl SparsityTable {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SparsityError {
     /// A name that no layer bears.
-    #[error("there is no layer '{name}' with weights; {}", .nearest.as_ref().map_or("the model has none".to_owned(), |name| format!("the nearest name is '{name}'")))]
+    #[error("layers.\"{name}\": there is no layer '{name}' with weights; {}", .nearest.as_ref().map_or("the model has none".to_owned(), |name| format!("the nearest is layers.\"{name}\"")))]
     UnknownLayer {
         /// What was asked for.
         name: String,
@@ -123,7 +123,7 @@ pub enum SparsityError {
         nearest: Option<String>,
     },
     /// Two requests for one weight.
-    #[error("'{first}' and '{second}' name the same weight '{parameter}'; keep one of them")]
+    #[error("layers.\"{first}\" and layers.\"{second}\" name the same weight '{parameter}'; keep one of them")]
     NamedTwice {
         /// The weight.
         parameter: String,
@@ -133,7 +133,7 @@ pub enum SparsityError {
         second: String,
     },
     /// Both dense and sparse.
-    #[error("layer '{layer}' is asked to be dense and to have a density or scheme; drop one of the two")]
+    #[error("layers.\"{layer}\": dense and a density or scheme contradict each other; drop one of the two")]
     Contradiction {
         /// The name it was asked for under.
         layer: String,
@@ -147,7 +147,9 @@ pub enum SparsityError {
         density: f64,
     },
     /// A density that the scheme can't have.
-    #[error("weight '{layer}': scheme {scheme} cannot have density {density}; the nearest that it has is {nearest}")]
+    #[error(
+        "weight '{layer}': scheme {scheme} cannot have density {density}; the nearest that it has is {nearest} (layers.\"{layer}\".density)"
+    )]
     SchemeDensity {
         /// The weight.
         layer: String,
@@ -159,7 +161,9 @@ pub enum SparsityError {
         nearest: f64,
     },
     /// The matrix does not divide into blocks.
-    #[error("weight '{layer}': {error}; or make this layer dense, or give it a scheme of its own")]
+    #[error(
+        "weight '{layer}': {error}; or make this layer dense (layers.\"{layer}\".dense), or give it a scheme of its own (layers.\"{layer}\".scheme)"
+    )]
     Scheme {
         /// The weight.
         layer: String,

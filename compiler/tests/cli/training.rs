@@ -50,6 +50,21 @@ fn a_run_can_be_repeated_from_its_run_toml() {
 }
 
 #[test]
+fn schemes_are_chosen_once_and_the_run_keeps_to_them() {
+    let folder = workshop();
+    let shown = succeed(folder.path(), &train("first", &["--scheme", "auto", "--density", "0.25", "--explain"]));
+    assert!(shown.contains("Schemes chosen") && shown.contains("ms a step: unstructured"), "{shown}");
+    let recipe = std::fs::read_to_string(folder.path().join("first/run.toml")).unwrap();
+    assert!(!recipe.contains("auto") && recipe.contains("[layers."), "{recipe}");
+    succeed(folder.path(), &["train", "--recipe", "first/run.toml", "-o", "second"]);
+    assert_eq!(model(folder.path(), "first"), model(folder.path(), "second"));
+    let resumed = ["train", "--resume", "--scheme", "auto", "-o", "first"];
+    succeed(folder.path(), &resumed);
+    let told = fail(folder.path(), &["bench", "convnet.onnx", "--scheme", "auto"], 2);
+    assert!(told.contains("mestc plan MODEL --scheme auto --explain"), "{told}");
+}
+
+#[test]
 fn examples_are_left_out_once_they_are_known() {
     let folder = workshop();
     let fewer = ["--data-efficiency", "forgetting", "--remove-at", "2", "--remove", "40"];

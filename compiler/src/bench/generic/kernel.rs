@@ -142,7 +142,7 @@ impl Kernel {
             Op::Div(_) | Op::Max(_) | Op::Min(_) | Op::SelectLess(_) | Op::Unary(_) | Op::UnaryGradient(_) => return Err(unsupported()),
             Op::MatrixProduct(_) | Op::ReduceMax(_) | Op::Slice(_) | Op::Pad(_) | Op::Concat(_) => return Err(unsupported()),
             Op::Embedding(_) | Op::EmbeddingGradient(_) | Op::Resample(_) => return Err(unsupported()),
-            Op::BatchNormalization(_) | Op::Dropout(_) => return Err(unsupported()),
+            Op::BatchNormalization(_) | Op::Dropout(_) | Op::Bernoulli(_) => return Err(unsupported()),
         })
     }
 

@@ -5,12 +5,12 @@ mod plot;
 mod table;
 
 use super::failure::Failure;
-use super::model;
 use super::output::{Output, bytes};
 use super::train::{
     self,
     run_dir::{self, Existing, RunFile},
 };
+use super::{model, schemes};
 use crate::accounting::{self, Accounting};
 use crate::onnx::Imported;
 use grid::{Cell, Grid};
@@ -86,7 +86,7 @@ impl Sweep {
                 return Err(Failure::refused("the recipe needs data: data = \"digits\", say, or --data SPEC"));
             }
             let mut run = RunFile { recipe: cell.recipe.clone(), model: grid.model.clone() };
-            match account(&mut run, &mut data) {
+            match account(&mut run, &mut data, &folder.join(&cell.name)) {
                 Ok(accounting) => memory.push(accounting),
                 Err(error) => errors.push(format!("{}: {error}", cell.name)),
             }
@@ -195,12 +195,13 @@ impl Shared {
     }
 }
 
-/// Compiles a run, checks that it can be trained, and takes its memory; its recipe is then settled.
-fn account(run: &mut RunFile, data: &mut Shared) -> Result<Accounting, Failure> {
+/// Compiles the run of `folder`, checks that it can be trained, and takes its memory; its recipe is then settled.
+fn account(run: &mut RunFile, data: &mut Shared, folder: &Path) -> Result<Accounting, Failure> {
     let given = train::given_model(run)?;
     let data = data.load(run, given.as_ref())?;
     let imported = train::model_for(run, given, data)?;
-    run.recipe = train::settled(&run.recipe, data);
+    let earlier = RunFile::read(folder)?.map(|earlier| earlier.recipe);
+    (run.recipe, _) = schemes::settle(&imported, &train::settled(&run.recipe, data), earlier.as_ref())?;
     let compiled = model::compile(&imported, &run.recipe, Some(data))?;
     let plan = check(&compiled.program.manifest, data, &run.recipe).map_err(Failure::refused)?;
     Ok(accounting::of(&compiled, &plan.mutation, plan.epochs, plan.epochs * plan.per_epoch))

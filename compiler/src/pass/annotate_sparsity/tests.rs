@@ -171,10 +171,10 @@ fn mistakes_in_requests_are_named_all_at_once() {
         errors,
         [
             "density NaN of the model: it must be more than 0 and at most 1",
-            "there is no layer 'fc_2' with weights; the nearest name is 'fc2'",
-            "'fc1' and 'w1' name the same weight 'w1'; keep one of them",
+            "layers.\"fc_2\": there is no layer 'fc_2' with weights; the nearest is layers.\"fc2\"",
+            "layers.\"fc1\" and layers.\"w1\" name the same weight 'w1'; keep one of them",
             "density 0 of layer 'w3': it must be more than 0 and at most 1",
-            "layer 'w3' is asked to be dense and to have a density or scheme; drop one of the two",
+            "layers.\"w3\": dense and a density or scheme contradict each other; drop one of the two",
         ]
     );
 }
