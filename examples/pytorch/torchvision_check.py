@@ -6,7 +6,7 @@
     python torchvision_check.py --mestc mestc -o /tmp/check --models resnet18 swin_t --exporters dynamo
 
 With --export each model is also trained sparse for an epoch of random images, written as ONNX again, and its logits in onnxruntime are compared with
-mestc's own. Weights are random, dropout and stochastic depth are 0. A trace is drawn again until PyTorch's own float32 is within 1e-4 of its float64:
+mestc's own. With --folded batch normalization is folded into the convolutions first, as exports for inference have it. Weights are random, dropout and stochastic depth are 0. A trace is drawn again until PyTorch's own float32 is within 1e-4 of its float64:
 beyond that a comparison says nothing. Where a trace lies in the folder already, it is used again.
 """
 
@@ -21,6 +21,7 @@ import warnings
 import numpy as np
 import torch
 import torchvision
+from torch.fx.experimental.optimization import fuse
 
 from export import export
 from record_trace import random_batches, record, scatter
@@ -45,22 +46,23 @@ LARGEST_ERROR = 1e-4
 OPTIMIZER = {"kind": "sgd", "lr": 0.01, "momentum": 0.9}
 
 
-def build(name):
-    """The model with random weights and every random part turned off."""
+def build(name, folded=False):
+    """The model with random weights and every random part turned off; `folded`: batch normalization folded into convolutions, as exports for
+    inference have it."""
     model = getattr(torchvision.models, name)(num_classes=CLASSES, **MODELS[name])
     for module in model.modules():
         if isinstance(module, (torch.nn.Dropout, torchvision.ops.StochasticDepth)):
             module.p = 0.0
-    return model
+    return fuse(model.eval()).requires_grad_(True) if folded else model
 
 
-def draw(name, exporter, folder, size, batch, attempts, first=0):
+def draw(name, exporter, folder, size, batch, attempts, first=0, folded=False):
     """Records traces of one step until one is well conditioned; returns PyTorch's error in it."""
     error = float("inf")
     for seed in range(first, first + attempts):
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        model = build(name)
+        model = build(name, folded)
         scatter(model, generator)
         batches = random_batches([3, size, size], CLASSES, batch, 1, "cross_entropy", generator)
         error = record(model, batches, folder, OPTIMIZER, exporter=exporter)
@@ -130,6 +132,7 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--attempts", type=int, default=20, help="traces drawn at most")
     parser.add_argument("--seed", type=int, default=0, help="of the first trace drawn: where a ReLU lies on its kink, any float32 may fail")
+    parser.add_argument("--folded", action="store_true", help="with batch normalization folded into convolutions: Conv and bias are trained")
     parser.add_argument("--export", action="store_true", help="compare logits with onnxruntime's too")
     parser.add_argument("-o", "--output", required=True, type=pathlib.Path, help="folder to write to")
     arguments = parser.parse_args()
@@ -140,7 +143,7 @@ def main():
             folder = arguments.output / f"{name}_{exporter}"
             if not (folder / "trace.safetensors").exists():
                 size = MODELS[name].get("image_size", arguments.size)
-                draw(name, exporter, folder, size, arguments.batch, arguments.attempts, arguments.seed)
+                draw(name, exporter, folder, size, arguments.batch, arguments.attempts, arguments.seed, arguments.folded)
             results = [verify(arguments.mestc, folder, engine) for engine in arguments.engines]
             if arguments.export:
                 results.append(logits(arguments.mestc, name, exporter, folder))

@@ -6,7 +6,7 @@
     MEST_ONNX_CASES=/tmp/onnx_cases cargo test -p mestc --test onnx_cases -- --nocapture
 
 A case is a folder with model.onnx and case.safetensors (`input`, `output`). Of a test with several inputs the first becomes the model's input, its
-first axis the batch, and the others initialisers: that is what a model to be trained looks like.
+first axis the batch, and the others initialisers: that is what a model to be trained looks like. The input of a recurrent layer is transposed for that.
 """
 
 import pathlib
@@ -38,6 +38,26 @@ def case_of(model, inputs, outputs):
     return model, np.asarray(inputs[0]), np.asarray(outputs[0])
 
 
+def examples_first(model, x, y):
+    """A recurrent layer has its steps first: the examples of its input and output are brought there."""
+    layers = [node for node in model.graph.node if node.op_type in ("RNN", "GRU", "LSTM")]
+    if len(layers) != 1 or any(a.name == "layout" and a.i == 1 for a in layers[0].attribute):
+        return model, x, y
+    graph, axis = model.graph, y.ndim - 2
+    old, new = graph.input[0].name, graph.output[0].name
+    layers[0].input[0] = "steps_first"
+    for slot, name in enumerate(layers[0].output):
+        layers[0].output[slot] = "layer_output" if name == new else name
+    order = [axis] + [i for i in range(y.ndim) if i != axis]
+    graph.node.insert(0, onnx.helper.make_node("Transpose", [old], ["steps_first"], perm=[1, 0, 2]))
+    graph.node.append(onnx.helper.make_node("Transpose", ["layer_output"], [new], perm=order))
+    x, y = x.transpose(1, 0, 2), y.transpose(order)
+    for value, array in ((graph.input[0], x), (graph.output[0], y)):
+        for dim, extent in zip(value.type.tensor_type.shape.dim, array.shape):
+            dim.dim_value = extent
+    return model, x, y
+
+
 def write(folder, model, tensors, metadata):
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / "model.onnx")
@@ -60,7 +80,7 @@ def node_cases(root):
         if isinstance(made, str):
             left[made] = left.get(made, 0) + 1
             continue
-        model, x, y = made
+        model, x, y = examples_first(*made)
         if x.dtype not in (np.float32, np.int64, np.int32) or y.dtype not in (np.float32, np.bool_):
             left["other element types"] = left.get("other element types", 0) + 1
             continue

@@ -27,7 +27,7 @@
 //! - [`Invariant::Loss`]: there is at most one loss, exactly one once differentiated; it compares `logits` with the target; nothing reads
 //!   it but the backward pass, which begins at its gradient.
 //! - [`Invariant::Softmax`]: of a model that ends in a softmax over classes, the loss reads what comes before it.
-//! - [`Invariant::Specialized`]: batch normalization and dropout are taken apart once specialised.
+//! - [`Invariant::Specialized`]: batch normalization, dropout and random switches are taken apart once specialised.
 
 use super::graph::Role;
 use super::text::spell;
@@ -220,7 +220,7 @@ impl Check<'_> {
     fn operation(&mut self, id: NodeId) {
         let (graph, name) = (self.graph, self.name(id));
         match &graph.node(id).op {
-            op @ (Op::BatchNormalization(_) | Op::Dropout(_)) if self.stage >= Stage::Specialized => {
+            op @ (Op::BatchNormalization(_) | Op::Dropout(_) | Op::Bernoulli(_)) if self.stage >= Stage::Specialized => {
                 self.broken(Invariant::Specialized, name, format!("{} is left over; specialise the graph first", op.operator().name()));
             }
             Op::Softmax(_) => {

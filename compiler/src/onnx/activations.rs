@@ -20,12 +20,15 @@ fn finish<'m>(importer: &mut Importer<'m>, call: &Call<'m>, function: Function) 
 pub(super) fn function_of(op: &str) -> Option<Function> {
     Some(match op {
         "Abs" => Function::Abs,
+        "Atan" => Function::Atan,
+        "Cos" => Function::Cos,
         "Erf" => Function::Erf,
         "Exp" => Function::Exp,
         "Log" => Function::Log,
         "Mish" => Function::Mish,
         "Reciprocal" => Function::Reciprocal,
         "Sigmoid" => Function::Sigmoid,
+        "Sin" => Function::Sin,
         "Softplus" => Function::Softplus,
         "Sqrt" => Function::Sqrt,
         "Tanh" => Function::Tanh,

@@ -69,16 +69,12 @@ pub(super) fn convert<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Resul
         }
     };
     let groups = attributes::int(call.node, "group")?.and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1);
-    if groups != 1 && groups != inputs {
-        let why = format!("has {groups} groups of {} input channels", inputs / groups);
-        return Err(Refusal::unsupported(why, "only one group, or groups of one input channel, can be trained"));
+    if !inputs.is_multiple_of(groups) {
+        let why = format!("has {groups} groups of {inputs} input channels");
+        return Err(Refusal::new(Kind::Attribute, why, "the groups must divide the channels"));
     }
     let axes = geometry(call, extents, [kernel_rows, kernel_width], line)?;
-    // [C, O / g, ..] as [O, C / g, ..]: with one input channel a group it only looks different.
-    let w = match groups {
-        1 => importer.add(call, Transpose { perm: vec![1, 0, 2, 3] }, &[w], "turned")?,
-        _ => importer.add(call, Reshape { shape: Shape::uniform(&[inputs * per_group, 1, kernel_rows, kernel_width]) }, &[w], "turned")?,
-    };
+    let w = turned(importer, call, w, [groups, inputs / groups, per_group, kernel_rows, kernel_width])?;
     let mut value = x;
     for (i, axis) in axes.iter().enumerate() {
         let taps = axis.taps_in();
@@ -101,7 +97,7 @@ pub(super) fn convert<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Resul
             last.push(Resample { axis: i + 2, taps }.into());
         }
     }
-    let outputs = inputs * per_group / if groups == 1 { inputs } else { 1 };
+    let outputs = groups * per_group;
     if line {
         last.push(Reshape { shape: Shape::batched(&[outputs, axes[1].output]) }.into());
     }
@@ -113,6 +109,19 @@ pub(super) fn convert<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Resul
     let by_channel = if line { vec![outputs, 1] } else { vec![outputs, 1, 1] };
     let bias = importer.add(call, Reshape { shape: Shape::uniform(&by_channel) }, &[bias], "bias")?;
     importer.finish(call, Add {}, &[value, bias])
+}
+
+/// The weight `[g c, o, kh, kw]` of g groups as `[g o, c, kh, kw]`: a view of it.
+fn turned<'m>(importer: &mut Importer<'m>, call: &Call<'m>, w: Value, [g, c, o, kh, kw]: [usize; 5]) -> Result<Value, Refusal> {
+    if g == 1 {
+        return importer.add(call, Transpose { perm: vec![1, 0, 2, 3] }, &[w], "turned");
+    }
+    let mut w = w;
+    if c > 1 {
+        let grouped = importer.add(call, Reshape { shape: Shape::uniform(&[g, c, o, kh, kw]) }, &[w], "grouped")?;
+        w = importer.add(call, Transpose { perm: vec![0, 2, 1, 3, 4] }, &[grouped], "turned_groups")?;
+    }
+    importer.add(call, Reshape { shape: Shape::uniform(&[g * o, c, kh, kw]) }, &[w], "turned")
 }
 
 fn finish<'m>(importer: &mut Importer<'m>, call: &Call<'m>, mut value: Value, mut ops: Vec<Op>) -> Result<(), Refusal> {

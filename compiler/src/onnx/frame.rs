@@ -168,9 +168,13 @@ fn is_rowwise(op: &str) -> bool {
         || matches!(op, "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "Clip" | "Dropout" | "Concat" | "MatMul" | "Gemm")
         || matches!(
             op,
+            "Tan" | "Asin" | "Acos" | "Sinh" | "Cosh" | "Asinh" | "Acosh" | "Atanh" | "Sign" | "Shrink" | "ThresholdedRelu" | "Mean"
+        )
+        || matches!(
+            op,
             "Relu" | "LeakyRelu" | "PRelu" | "Elu" | "Selu" | "Celu" | "Gelu" | "HardSigmoid" | "HardSwish" | "Softsign" | "Swish"
         )
-        || matches!(op, "Softmax" | "LogSoftmax" | "LayerNormalization" | "RMSNormalization")
+        || matches!(op, "Softmax" | "LogSoftmax" | "LayerNormalization" | "RMSNormalization" | "LpNormalization" | "CumSum")
         || op.starts_with("Reduce")
 }
 

@@ -3,6 +3,7 @@
 use super::adapt::Adaptation;
 use super::frame::{self, Frame, Turned};
 use super::places::{self, Places};
+use super::random::{self, Draw, Switch};
 use super::report::{ImportReport, Kind, Place, Problem, Refusal};
 use super::shapes::normalize_axis;
 use super::tensor::{self, Elements, FLOAT, Folded};
@@ -41,6 +42,8 @@ pub struct Source {
     pub(super) targets: Vec<(usize, Vec<i64>)>,
     /// Whether the file was made for one batch size.
     pub(super) fixed_batch: bool,
+    /// What is drawn in training, and what it is in inference.
+    pub(super) switches: Vec<Switch>,
 }
 
 /// Imports a model file; tensors in files beside it are read too.
@@ -102,8 +105,8 @@ fn read(bytes: &[u8], folder: Option<&Path>, adaptation: &Adaptation) -> Result<
     let order = order::needed_nodes(graph)?;
     untie::untie(graph, &order, ir_version, bytes.len()).map_err(|problem| vec![problem])?;
     let importer = Importer::new(&model.graph, opset)?;
-    let Finished { graph, targets, fixed_batch, warnings } = importer.run(&order)?;
-    let mut source = Source { model, targets, fixed_batch };
+    let Finished { graph, targets, fixed_batch, switches, warnings } = importer.run(&order)?;
+    let mut source = Source { model, targets, fixed_batch, switches };
     source.store_parameters(&graph);
     Ok(Imported { graph, source, warnings, operations, external })
 }
@@ -162,6 +165,8 @@ pub(super) enum Binding {
     Folded(Folded),
     /// Computed at import but for where each example begins.
     Places(Places),
+    /// Random numbers, not yet made a switch.
+    Draw(Draw),
     /// Parts of a value.
     Sequence(Vec<Turned>),
     /// The output of a node that was refused, or behind one.
@@ -205,6 +210,7 @@ pub(super) struct Importer<'m> {
     pub(super) fixed_batch: Option<usize>,
     /// Whether the input holds whole numbers: tokens.
     pub(super) integer_input: bool,
+    pub(super) switches: Vec<Switch>,
     pub(super) warnings: Vec<String>,
     bindings: HashMap<&'m str, Binding>,
     materialized: HashMap<String, Value>,
@@ -219,6 +225,7 @@ struct Finished {
     graph: Graph,
     targets: Vec<(usize, Vec<i64>)>,
     fixed_batch: bool,
+    switches: Vec<Switch>,
     warnings: Vec<String>,
 }
 
@@ -239,6 +246,7 @@ impl<'m> Importer<'m> {
             targets: vec![],
             fixed_batch: None,
             integer_input: false,
+            switches: vec![],
             warnings: vec![],
             bindings,
             materialized: HashMap::new(),
@@ -300,8 +308,8 @@ impl<'m> Importer<'m> {
         }
         self.remove_unread();
         self.warn_of_folded_normalization();
-        let Importer { graph, targets, fixed_batch, warnings, .. } = self;
-        Ok(Finished { graph, targets, fixed_batch: fixed_batch.is_some(), warnings })
+        let Importer { graph, targets, fixed_batch, switches, warnings, .. } = self;
+        Ok(Finished { graph, targets, fixed_batch: fixed_batch.is_some(), switches, warnings })
     }
 
     fn convert(&mut self, mapping: &table::Mapping, call: &Call<'m>) -> Result<(), Refusal> {
@@ -313,6 +321,9 @@ impl<'m> Importer<'m> {
             None => {
                 if let Some(places) = places::follow(self, call)? {
                     self.bindings.insert(call.output()?, Binding::Places(places));
+                    return Ok(());
+                }
+                if random::follow(self, call)? {
                     return Ok(());
                 }
                 self.frame = frame::of(self, call)?;
@@ -394,6 +405,10 @@ impl<'m> Importer<'m> {
 
     pub(super) fn bind(&mut self, name: &'m str, value: Value) {
         self.bindings.insert(name, Binding::Value(value));
+    }
+
+    pub(super) fn bind_draw(&mut self, name: &'m str, draw: Draw) {
+        self.bindings.insert(name, Binding::Draw(draw));
     }
 
     pub(super) fn bind_sequence(&mut self, name: &'m str, parts: Vec<Turned>) {
@@ -492,6 +507,7 @@ impl<'m> Importer<'m> {
                 Err(Refusal::unsupported(why, "transpose, slice or squeeze it so that they come first"))
             }
             Binding::Folded(folded) => self.materialize(name, folded),
+            Binding::Draw(_) => Err(random::unknown()),
             Binding::Places(_) | Binding::Sequence(_) => {
                 Err(Refusal::unsupported(format!("reads '{name}', which is no tensor of floats"), "`mestc ops` lists what is understood"))
             }
@@ -602,7 +618,7 @@ impl<'m> Importer<'m> {
                 }
                 _ => Err(Refusal::unsupported(format!("'{name}' is computed by the model"), "it must be a constant")),
             },
-            Binding::Padded(..) | Binding::Turned(_) | Binding::Places(_) | Binding::Sequence(_) => {
+            Binding::Padded(..) | Binding::Turned(_) | Binding::Places(_) | Binding::Draw(_) | Binding::Sequence(_) => {
                 Err(Refusal::unsupported(format!("'{name}' is computed by the model"), "it must be a constant"))
             }
             Binding::Refused => Err(Refusal::new(Kind::Name, format!("'{name}' is not defined"), "export the model again")),
@@ -613,6 +629,21 @@ impl<'m> Importer<'m> {
     pub(super) fn add(&mut self, call: &Call<'m>, op: impl Into<Op>, inputs: &[Value], suffix: &str) -> Result<Value, Refusal> {
         let name = self.fresh(&format!("{}.{suffix}", call.output()?));
         self.add_named(call, op.into(), inputs, name)
+    }
+
+    /// As [`Importer::add`], named after the node, whatever outputs it has.
+    pub(super) fn add_near(&mut self, call: &Call<'m>, op: impl Into<Op>, inputs: &[Value], suffix: &str) -> Result<Value, Refusal> {
+        let name = self.fresh(&format!("{}.{suffix}", call.name));
+        self.add_named(call, op.into(), inputs, name)
+    }
+
+    /// The initialiser `name` as a learned tensor.
+    pub(super) fn weight_parameter(&mut self, name: &'m str) -> Result<Value, Refusal> {
+        match *self.binding(name) {
+            Binding::Value(value) => Ok(value),
+            Binding::Initializer(index) => self.parameter(name, index, Role::Trainable),
+            _ => Err(Refusal::unsupported(format!("reads '{name}', which is no parameter"), "export the model again")),
+        }
     }
 
     /// Adds the transpose of a matrix: a view, named after it.

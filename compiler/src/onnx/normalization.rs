@@ -5,7 +5,7 @@ use super::import::{Call, Importer};
 use super::report::{Kind, Refusal};
 use super::tensor::Folded;
 use crate::ir::{Dim, Shape, Value};
-use crate::op::{Add, Function, Mul, ReduceMean, Reshape, Unary};
+use crate::op::{Add, Div, Function, Mul, ReduceMean, Resample, Reshape, SumTo, Unary};
 
 /// (x - mean) / sqrt(variance + epsilon), the statistics being those over `axes`.
 fn standardize<'m>(importer: &mut Importer<'m>, call: &Call<'m>, x: Value, axes: Vec<usize>) -> Result<Value, Refusal> {
@@ -128,4 +128,54 @@ pub(super) fn group_normalization<'m>(importer: &mut Importer<'m>, call: &Call<'
     let scaled = importer.add(call, Mul {}, &[normalized, scale], "scaled")?;
     let shifted = importer.add(call, Add {}, &[scaled, shift], "shifted")?;
     importer.finish(call, Reshape { shape }, &[shifted])
+}
+
+/// x / (bias + alpha / size * sum of squares of the `size` channels around)^beta
+pub(super) fn local_response<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let (x, _, channels) = channels(importer, call)?;
+    let number = |name: &str, default: f32| Ok::<_, Refusal>(attributes::float(call.node, name)?.unwrap_or(default));
+    let (alpha, beta, bias) = (number("alpha", 1e-4)?, number("beta", 0.75)?, number("bias", 1.0)?);
+    let size = attributes::int(call.node, "size")?.and_then(|size| usize::try_from(size).ok()).filter(|&size| size > 0);
+    let size = size.ok_or_else(|| Refusal::new(Kind::Attribute, "size is missing or not positive", "export the model again"))?;
+    if bias <= 0.0 || alpha < 0.0 {
+        let why = format!("bias is {bias}, alpha {alpha}");
+        return Err(Refusal::new(Kind::Attribute, why, "bias must be positive and alpha not negative: what is divided by is a power"));
+    }
+    let (before, after) = ((size - 1) / 2, size / 2);
+    let around =
+        |channel: usize| (channel.saturating_sub(before)..channels.min(channel + after + 1)).map(|c| (c, alpha / size as f32)).collect();
+    let square = importer.add(call, Mul {}, &[x, x], "square")?;
+    let sum = importer.add(call, Resample { axis: 1, taps: (0..channels).map(around).collect() }, &[square], "around")?;
+    let bias = importer.new_constant(&format!("{}.bias", call.output()?), Folded::scalar(bias))?;
+    let positive = importer.add(call, Add {}, &[sum, bias], "positive")?;
+    let logarithm = importer.add(call, Unary { function: Function::Log }, &[positive], "logarithm")?;
+    let exponent = importer.new_constant(&format!("{}.exponent", call.output()?), Folded::scalar(-beta))?;
+    let scaled = importer.add(call, Mul {}, &[logarithm, exponent], "scaled")?;
+    let factor = importer.add(call, Unary { function: Function::Exp }, &[scaled], "factor")?;
+    importer.finish(call, Mul {}, &[x, factor])
+}
+
+/// x divided by its norm along an axis.
+pub(super) fn lp_normalization<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let x = importer.operand(call, 0)?;
+    let shape = importer.graph.shape(x).clone();
+    let axis = importer.own_axis(attributes::int(call.node, "axis")?.unwrap_or(-1), x)?;
+    if !shape.is_batched() || axis == 0 {
+        return Err(Refusal::unsupported(format!("normalizes {shape} along axis {axis}"), "the examples must stay apart"));
+    }
+    let mut kept = shape;
+    kept.0[axis] = Dim::Fixed(1);
+    let norm = match attributes::int(call.node, "p")?.unwrap_or(2) {
+        1 => {
+            let size = importer.add(call, Unary { function: Function::Abs }, &[x], "size")?;
+            importer.add(call, SumTo { shape: kept }, &[size], "norm")?
+        }
+        2 => {
+            let square = importer.add(call, Mul {}, &[x, x], "square")?;
+            let sum = importer.add(call, SumTo { shape: kept }, &[square], "sum")?;
+            importer.add(call, Unary { function: Function::Sqrt }, &[sum], "norm")?
+        }
+        other => return Err(Refusal::new(Kind::Attribute, format!("p is {other}"), "1 or 2")),
+    };
+    importer.finish(call, Div {}, &[x, norm])
 }

@@ -37,6 +37,7 @@ pub(super) enum Use {
 pub(super) fn use_of(op: &str, slot: usize) -> Use {
     match (op, slot) {
         ("Conv" | "ConvTranspose" | "Gemm", 1 | 2) | ("MatMul", _) => Use::Weight,
+        (op, 1..=3) if super::recurrent::is_recurrent(op) => Use::Weight,
         ("Transpose" | "Reshape" | "Identity" | "Flatten" | "Squeeze" | "Unsqueeze", 0) => Use::Weight,
         ("BatchNormalization", 3 | 4) => Use::Statistic,
         (
@@ -99,6 +100,7 @@ pub(super) fn prepare(graph: &mut GraphProto, folder: Option<&Path>, file_bytes:
     }
     hoist_weights(graph);
     if problems.is_empty() {
+        super::recurrent::separate_directions(graph);
         separate_identities(graph);
     }
     problems

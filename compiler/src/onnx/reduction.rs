@@ -2,11 +2,14 @@
 
 use super::attributes;
 use super::import::{Call, Importer};
-use super::report::Refusal;
+use super::report::{Kind, Refusal};
 use super::shapes::axes_of;
 use super::tensor::Folded;
 use crate::ir::{Dim, Shape, Value};
-use crate::op::{Add, Function, Mul, Op, ReduceMax, ReduceMean, Reshape, SumTo, Unary};
+use crate::op::{Add, Function, Mul, Op, ReduceMax, ReduceMean, Resample, Reshape, SumTo, Unary};
+
+/// Elements along an axis that are summed cumulatively: their number squared is what it takes.
+const LONGEST_SUM: usize = 1 << 10;
 
 /// What is reduced, the axes, and whether they stay; nothing where no axis is.
 type Reduced = Option<(Value, Vec<usize>, bool)>;
@@ -150,4 +153,26 @@ pub(super) fn l2<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(),
     let mut ops = sum_ops(&importer.graph.shape(x).clone(), &axes, keep_dims);
     ops.push(Unary { function: Function::Sqrt }.into());
     finish_chain(importer, call, square, ops)
+}
+
+/// Sums of all elements before and at each along an axis: a matrix of ones below its diagonal.
+pub(super) fn cumulative_sum<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
+    let x = importer.operand(call, 0)?;
+    let axis = importer.setting(call, 1)?.and_then(|axis| axis.integers()).and_then(|axis| axis.first().copied());
+    let axis = axis.ok_or_else(|| Refusal::unsupported("its axis is not known at import", "use a constant"))?;
+    let axis = importer.own_axis(axis, x)?;
+    let Some(&Dim::Fixed(extent)) = importer.graph.shape(x).0.get(axis).filter(|_| axis > 0) else {
+        return Err(Refusal::unsupported("sums along the examples", "only within an example can it be trained"));
+    };
+    if extent > LONGEST_SUM {
+        return Err(Refusal::new(Kind::Size, format!("sums along {extent} elements"), format!("at most {LONGEST_SUM} can be summed so")));
+    }
+    let flag = |name: &str| Ok::<_, Refusal>(attributes::int(call.node, name)?.unwrap_or(0) != 0);
+    let (exclusive, reverse) = (flag("exclusive")?, flag("reverse")?);
+    let taps = |to: usize| {
+        let own = usize::from(!exclusive);
+        let range = if reverse { to + 1 - own..extent } else { 0..to + own };
+        range.map(|from| (from, 1.0)).collect()
+    };
+    importer.finish(call, Resample { axis, taps: (0..extent).map(taps).collect() }, &[x])
 }

@@ -4,8 +4,8 @@ use super::import::{Call, Importer};
 use super::prepare::{is_onnx, name_of};
 use super::report::{Kind, Refusal};
 use super::{
-    activations, attention, convolution_transpose, layers, logic, normalization, places, pointwise, pooling, reduction, resize, shapes,
-    slicing, softmax,
+    activations, attention, convolution_transpose, elementary, layers, logic, normalization, places, pointwise, pooling, random, recurrent,
+    reduction, resize, shapes, slicing, softmax,
 };
 use onnx_protobuf::NodeProto;
 
@@ -35,14 +35,21 @@ macro_rules! table {
 
 table! {
     "Abs" [] true activations::plain: "unary";
+    "Acos" [] true elementary::convert: "div, unary atan, add";
+    "Acosh" [] true elementary::convert: "unary sqrt and log, add";
     "Add" [] true pointwise::add: "add, with broadcasting";
     "And" [] true logic::combine: "mul, of truth values";
+    "Asin" [] true elementary::convert: "div, unary atan";
+    "Asinh" [] true elementary::convert: "unary sqrt and log, add, mul";
+    "Atan" [] true activations::plain: "unary";
+    "Atanh" [] true elementary::convert: "div, unary log, mul";
     "Attention" ["is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "scale", "softcap", "softmax_precision"]
         true attention::convert: "mul, matrix_product, add, softmax, matrix_product; without past and present";
     "AveragePool" ["auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides"] true pooling::average_pool:
         "average_pool, 1-d and 2-d";
     "BatchNormalization" ["epsilon", "momentum", "spatial", "training_mode"] true layers::batch_normalization:
         "batch_normalization, trained whether or not training_mode is set";
+    "Bernoulli" ["dtype", "seed"] true random::not_followed: "bernoulli, drawn for each example in training, the probability in inference";
     "Cast" ["to", "saturate", "round_mode"] true shapes::cast: "its input; of constants computed at import";
     "CastLike" ["saturate", "round_mode"] true shapes::cast_like: "its input; of constants computed at import";
     "Ceil" [] false shapes::not_folded: "computed at import, of constants only";
@@ -53,7 +60,10 @@ table! {
     "ConstantOfShape" ["value"] false shapes::not_folded: "constant";
     "Conv" ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"] true layers::conv: "convolution, 1-d and 2-d, grouped";
     "ConvTranspose" ["auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads", "strides"]
-        true convolution_transpose::convert: "resample, convolution, resample; 1-d and 2-d; ungrouped or one input channel a group";
+        true convolution_transpose::convert: "resample, convolution, resample; 1-d and 2-d, grouped";
+    "Cos" [] true activations::plain: "unary; for angles up to some thousands";
+    "Cosh" [] true elementary::convert: "unary exp, add, mul";
+    "CumSum" ["exclusive", "reverse"] true reduction::cumulative_sum: "resample; along another axis than the batch, up to 1024 elements";
     "DepthToSpace" ["blocksize", "mode"] true shapes::depth_to_space: "reshape, transpose, reshape";
     "Div" [] true pointwise::div: "div, with broadcasting; mul by the reciprocal of a constant";
     "Dropout" ["ratio", "seed"] true layers::dropout: "dropout; its mask may not be used";
@@ -75,6 +85,8 @@ table! {
     "GreaterOrEqual" [] true logic::compare: "select_less; no gradient";
     "GroupNormalization" ["epsilon", "num_groups", "stash_type"] true normalization::group_normalization:
         "reduce_mean, unary, mul, add";
+    "GRU" ["activations", "direction", "hidden_size", "layout", "linear_before_reset"] true recurrent::convert:
+        "linear, unary, mul, add, step by step; without lengths of sequences";
     "HardSigmoid" ["alpha", "beta"] true pointwise::hard_sigmoid: "mul, add, clip";
     "HardSwish" [] true pointwise::hard_swish: "mul, add, clip, mul";
     "Identity" [] true shapes::identity: "its input";
@@ -87,10 +99,15 @@ table! {
     "LessOrEqual" [] true logic::compare: "select_less; no gradient";
     "Log" [] true activations::plain: "unary";
     "LogSoftmax" ["axis"] true softmax::log_softmax: "softmax; at the model's end the loss is taken before it";
+    "LpNormalization" ["axis", "p"] true normalization::lp_normalization: "sum_to, unary, div; along another axis than the batch";
+    "LRN" ["alpha", "beta", "bias", "size"] true normalization::local_response: "mul, resample, unary log and exp";
+    "LSTM" ["activations", "direction", "hidden_size", "input_forget", "layout"] true recurrent::convert:
+        "linear, unary, mul, add, step by step; without lengths of sequences and peepholes";
     "MatMul" [] true layers::mat_mul: "linear, the second operand a learned matrix; matrix_product, both computed";
     "Max" [] true pointwise::max: "max, with broadcasting; clip by a constant";
     "MaxPool" ["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"] true pooling::max_pool:
         "max_pool, 1-d and 2-d; its indices may not be used";
+    "Mean" [] true elementary::mean: "add, mul";
     "Min" [] true pointwise::min: "min, with broadcasting; clip by a constant";
     "Mish" [] true activations::plain: "unary";
     "Mod" ["fmod"] false shapes::not_folded: "computed at import, of integers only";
@@ -101,6 +118,9 @@ table! {
     "Pad" ["mode", "pads", "value"] true slicing::pad: "padding of the convolution behind it, pad, or resample";
     "Pow" [] true activations::pow: "mul, unary sqrt and reciprocal; by other exponents than multiples of 0.5, exp of a product with log";
     "PRelu" [] true pointwise::p_relu: "relu, clip, mul, add";
+    "RandomUniform" ["dtype", "high", "low", "seed", "shape"] true random::not_followed: "bernoulli, as RandomUniformLike";
+    "RandomUniformLike" ["dtype", "high", "low", "seed"] true random::not_followed:
+        "bernoulli, where it is compared with a number or rounded down to 0 or 1: stochastic depth, dropout of channels";
     "Range" [] false shapes::not_folded: "computed at import; over the batch, in indices that stay within an example";
     "Reciprocal" [] true activations::plain: "unary";
     "ReduceL1" ["axes", "keepdims", "noop_with_empty_axes"] true reduction::l1: "unary abs, sum_to";
@@ -119,13 +139,18 @@ table! {
     "Resize" ["antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside", "extrapolation_value",
         "keep_aspect_ratio_policy", "mode", "nearest_mode"] true resize::resize: "resample: nearest, linear, cubic; scales or sizes constant";
     "RMSNormalization" ["axis", "epsilon", "stash_type"] true normalization::rms_normalization: "mul, reduce_mean, unary";
+    "RNN" ["activations", "direction", "hidden_size", "layout"] true recurrent::convert:
+        "linear, unary or relu, add, step by step; without lengths of sequences";
     "Round" [] false shapes::not_folded: "computed at import, of constants only";
     "ScatterND" ["reduction"] false shapes::not_folded: "computed at import, of constants only";
     "Selu" ["alpha", "gamma"] true activations::selu: "unary elu, mul";
     "SequenceAt" [] true places::sequence_at: "a part that SplitToSequence made";
     "Shape" ["end", "start"] false shapes::not_folded: "computed at import";
+    "Shrink" ["bias", "lambd"] true elementary::shrink: "add, select_less";
     "Sigmoid" [] true activations::plain: "unary; x * Sigmoid(x) is silu";
-    "Sign" [] false shapes::not_folded: "computed at import, of constants only";
+    "Sign" [] true elementary::sign: "select_less; no gradient";
+    "Sin" [] true activations::plain: "unary; for angles up to some thousands";
+    "Sinh" [] true elementary::convert: "unary exp, add, mul";
     "Size" [] false shapes::not_folded: "computed at import";
     "Slice" ["axes", "ends", "starts"] true slicing::slice: "slice, or resample backward; of constants computed at import";
     "Softmax" ["axis"] true softmax::softmax: "softmax; at the model's end the loss is taken before it";
@@ -139,7 +164,9 @@ table! {
     "Sub" [] true pointwise::sub: "add of the negative";
     "Sum" [] true pointwise::sum: "add";
     "Swish" ["alpha"] true activations::swish: "unary silu";
+    "Tan" [] true elementary::convert: "unary sin and cos, div";
     "Tanh" [] true activations::plain: "unary";
+    "ThresholdedRelu" ["alpha"] true elementary::thresholded_relu: "select_less";
     "Tile" [] true slicing::tile: "resample; of constants computed at import";
     "Transpose" ["perm"] true shapes::transpose: "transpose; the examples may lie along another axis until they are first again";
     "Trilu" ["upper"] false shapes::not_folded: "computed at import, of constants only";

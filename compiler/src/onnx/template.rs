@@ -1,11 +1,12 @@
 //! From a prepared file back to a finished one, with a known place for each parameter's values.
 //!
 //! The runtime copies trained values to those places and parses nothing. The file is the imported one - same graph, names and unknown
-//! fields - in its form for inference: batch normalization reads its running statistics, dropout passes through, the batch is symbolic.
+//! fields - in its form for inference: batch normalization reads its running statistics, dropout passes through, a random switch is its probability, the batch
+//! is symbolic.
 
 use super::import::Source;
 use super::tensor;
-use super::{prepare, wire};
+use super::{prepare, random, untie, wire};
 use crate::ir::{Graph, NodeId};
 use mest_runtime::manifest::Template;
 use onnx_protobuf::tensor_shape_proto::dimension;
@@ -65,6 +66,7 @@ pub fn template(source: &Source, graph: &Graph, order: &[NodeId], metadata: &[(S
     if source.fixed_batch {
         free_batch(file, &source.targets, ir_version);
     }
+    random::for_inference(file, &source.switches, ir_version);
     file.node.iter_mut().filter(|n| prepare::is_onnx(&n.domain)).for_each(for_inference);
     forget_removed_values(file);
     let bytes = model.write_to_bytes().map_err(|e| TemplateError::Write(e.to_string()))?;
@@ -115,21 +117,28 @@ fn free_batch(file: &mut GraphProto, targets: &[(usize, Vec<i64>)], ir_version: 
     file.value_info.clear();
     let inputs = file.input.iter_mut().filter(|i| !parameters.contains(&i.name));
     inputs.chain(&mut file.output).for_each(free_first_axis);
-    let mut taken = super::untie::names(file);
+    let mut taken = untie::names(file);
     for (index, target) in targets {
+        let name = format!("{}.target", file.node[*index].output[0]);
+        let name = add_list(file, &mut taken, &name, target, ir_version);
         let node = &mut file.node[*index];
-        let mut name = format!("{}.target", node.output[0]);
-        while !taken.insert(name.clone()) {
-            name.push('_');
-        }
         node.attribute.retain(|a| a.name != "allowzero" && a.name != "shape");
         node.input.truncate(1);
-        node.input.push(name.clone());
-        if ir_version < 4 {
-            file.input.push(list_input(&name, target.len()));
-        }
-        file.initializer.push(tensor::encode_list(&name, target));
+        node.input.push(name);
     }
+}
+
+/// Adds an initialiser of integers under `name`, or one like it that is not `taken`; returns its name.
+pub(super) fn add_list(file: &mut GraphProto, taken: &mut HashSet<String>, name: &str, values: &[i64], ir_version: i64) -> String {
+    let mut name = name.to_owned();
+    while !taken.insert(name.clone()) {
+        name.push('_');
+    }
+    if ir_version < 4 {
+        file.input.push(list_input(&name, values.len()));
+    }
+    file.initializer.push(tensor::encode_list(&name, values));
+    name
 }
 
 fn free_first_axis(value: &mut ValueInfoProto) {

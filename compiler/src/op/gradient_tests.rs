@@ -248,6 +248,9 @@ fn activations() {
 fn functions_of_one_element() {
     let functions = [
         Function::Abs,
+        Function::Atan,
+        Function::Cos,
+        Function::Sin,
         Function::Elu { alpha: 0.7 },
         Function::Erf,
         Function::Exp,
@@ -315,7 +318,7 @@ fn equal_operands_of_an_extremum_share_its_gradient() {
 fn dropout_passes_what_its_mask_keeps() {
     let mut net = Net::new();
     let x = net.learned(&[4]);
-    let mask = net.node(DropoutMask { ratio: 0.5 }, &[x]);
+    let mask = net.node(DropoutMask { ratio: 0.5, shape: Shape::batched(&[4]) }, &[x]);
     let drawn = (0..BATCH * 4).map(|i| if i % 3 == 0 { 0.0 } else { 2.0 }).collect();
     net.sources.insert(mask.node, Reference { dims: vec![BATCH, 4], values: drawn });
     let y = net.node(Mul {}, &[x, mask]);
@@ -494,6 +497,26 @@ fn losses_must_be_one() {
     net.node(MeanSquaredError {}, &[x, target]);
     net.node(MeanSquaredError {}, &[x, target]);
     assert!(matches!(differentiate(&mut net.graph), Err(DifferentiateError::SeveralLosses { names }) if names.len() == 2));
+}
+
+#[test]
+fn gradients_of_slices_that_tile_a_value_are_put_together() {
+    let parts = |ranges: &[[usize; 2]]| {
+        let mut net = Net::new();
+        let x = net.learned(&[5, 2]);
+        let parts: Vec<Value> = ranges.iter().map(|&[start, count]| net.node(Slice { axis: 1, start, step: 1, count }, &[x])).collect();
+        let squares: Vec<Value> = parts.iter().map(|&part| net.node(Mul {}, &[part, part])).collect();
+        let y = net.node(Concat { axis: 1 }, &squares);
+        let target = net.source(Target { shape: net.graph.shape(y).clone() });
+        let loss = net.node(MeanSquaredError {}, &[y, target]);
+        let mut graph = net.graph.clone();
+        differentiate(&mut graph).unwrap();
+        net.check_loss(loss);
+        graph.ids().into_iter().filter(|&id| matches!(graph.node(id).op, Op::Pad(_))).count()
+    };
+    assert_eq!(parts(&[[0, 1], [3, 2], [1, 2]]), 0);
+    assert_eq!(parts(&[[0, 2], [1, 2], [3, 2]]), 3, "they overlap");
+    assert_eq!(parts(&[[0, 2], [3, 2]]), 2, "there is a gap");
 }
 
 #[test]

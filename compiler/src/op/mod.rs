@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 pub use comparison::{Max, Min, SelectLess};
 pub use convolution::{Convolution, ConvolutionBackward, ConvolutionWeightGradient};
-pub use dropout::{Dropout, DropoutMask};
+pub use dropout::{Bernoulli, Dropout, DropoutMask};
 pub use elementwise::{Add, Clip, ClipGradient, Div, Mul, Relu, ReluGradient};
 pub use embedding::{Embedding, EmbeddingGradient};
 pub use linear::{Linear, LinearBackward, LinearWeightGradient};
@@ -230,8 +230,10 @@ operators! {
     // Dropout
     /// As imported; `pass::specialize` makes it a mask and a product, or nothing.
     Dropout,
-    /// x -> a mask of x's shape: 0 with probability `ratio`, else 1 / (1 - ratio).
+    /// x -> a mask for each example: 0 with probability `ratio`, else 1 / (1 - ratio).
     DropoutMask,
+    /// As imported: 1 with some probability, else 0; `pass::specialize` makes it a mask times the probability.
+    Bernoulli,
     // Pooling
     /// The largest of each window.
     MaxPool,

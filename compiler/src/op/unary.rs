@@ -27,6 +27,10 @@ pub struct UnaryGradient {
 pub enum Function {
     /// |x|; its derivative at 0 is 0
     Abs,
+    /// The inverse of the tangent, between -pi/2 and pi/2.
+    Atan,
+    /// The cosine of x in radians; engines compute it for |x| up to some thousands.
+    Cos,
     /// x where x > 0, else alpha * (exp(x) - 1)
     Elu {
         /// Minus the limit at minus infinity.
@@ -50,6 +54,8 @@ pub enum Function {
     Sigmoid,
     /// x * sigmoid(x)
     Silu,
+    /// The sine, as [`Function::Cos`].
+    Sin,
     /// log(1 + exp(x))
     Softplus,
     /// The square root.
@@ -69,6 +75,7 @@ impl Function {
         match self {
             Function::Abs | Function::Reciprocal | Function::Sqrt => 1.0,
             Function::Elu { .. } | Function::Exp | Function::Log | Function::Sigmoid => 20.0,
+            Function::Atan | Function::Cos | Function::Sin => 25.0,
             Function::Erf | Function::Silu | Function::Tanh => 25.0,
             Function::Gelu | Function::GeluTanh | Function::Mish => 30.0,
             Function::Softplus => 50.0,
@@ -79,6 +86,9 @@ impl Function {
     pub(crate) fn of(self, x: f64) -> f64 {
         match self {
             Function::Abs => x.abs(),
+            Function::Atan => x.atan(),
+            Function::Cos => x.cos(),
+            Function::Sin => x.sin(),
             Function::Elu { alpha } => {
                 if x > 0.0 {
                     x
@@ -106,6 +116,9 @@ impl Function {
         match self {
             Function::Abs if v == 0.0 => 0.0,
             Function::Abs => v.signum(),
+            Function::Atan => 1.0 / (1.0 + v * v),
+            Function::Cos => -v.sin(),
+            Function::Sin => v.cos(),
             Function::Elu { alpha } => {
                 if v > 0.0 {
                     1.0

@@ -5,8 +5,8 @@
 //! a trainable parameter. Several contributions to one value are summed in the order in which they arise.
 
 use crate::ir::graph::{Cycle, Role};
-use crate::ir::{Graph, NodeId, Shape, Tensor, Value, ValueInfo};
-use crate::op::{Add, Constant, NoGradient, Op, SumTo};
+use crate::ir::{Dim, Graph, NodeId, Shape, Tensor, Value, ValueInfo};
+use crate::op::{Add, Concat, Constant, NoGradient, Op, SumTo};
 use std::collections::{HashMap, HashSet};
 
 /// Why a graph cannot be differentiated.
@@ -135,7 +135,21 @@ pub fn differentiate(graph: &mut Graph) -> Result<(), DifferentiateError> {
             contributions.entry(input).or_default().push(gradient);
         }
     }
+    remove_unread_pads(graph, &order);
     Ok(())
+}
+
+/// Removes contributions of slices that [`sum`] put together, where nobody else reads them.
+fn remove_unread_pads(graph: &mut Graph, forward: &[NodeId]) {
+    let forward: HashSet<NodeId> = forward.iter().copied().collect();
+    let gradients: HashSet<Value> = graph.gradients.values().copied().collect();
+    for id in graph.ids() {
+        let pad = Value { node: id, output: 0 };
+        let added = !forward.contains(&id) && matches!(graph.node(id).op, Op::Pad(_));
+        if added && !gradients.contains(&pad) && graph.uses(pad).is_empty() {
+            graph.remove(id);
+        }
+    }
 }
 
 /// The one node of the graph that computes a loss.
@@ -203,9 +217,39 @@ fn operand_gradients(
     Ok(pairs)
 }
 
+/// If `parts` are what [`Pad`] made of parts that lie one after the other along an axis and leave nothing out: the axis, and those parts.
+fn tiles(graph: &Graph, parts: &[Value]) -> Option<(usize, Vec<Value>)> {
+    let mut placed = Vec::with_capacity(parts.len());
+    for &part in parts {
+        let Op::Pad(pad) = &graph.node(part.node).op else { return None };
+        let source = *graph.inputs(part.node).first()?;
+        let Dim::Fixed(count) = graph.shape(source).0[pad.axis] else { return None };
+        if pad.step != 1 || pad.fill != 0.0 {
+            return None;
+        }
+        placed.push((pad.start, pad.axis, count, pad.extent, source));
+    }
+    placed.sort_by_key(|&(start, ..)| start);
+    let &(_, axis, _, extent, _) = placed.first()?;
+    let mut end = 0;
+    for &(start, own, count, ..) in &placed {
+        if (start, own) != (end, axis) {
+            return None;
+        }
+        end += count;
+    }
+    (end == extent && placed.len() > 1).then(|| (axis, placed.into_iter().map(|(.., source)| source).collect()))
+}
+
+/// The sum of the contributions `parts` to the gradient of `of`. Those of slices that tile it are put together instead.
 fn sum(graph: &mut Graph, names: &mut HashSet<String>, of: Value, parts: Vec<Value>) -> Value {
     let base = format!("{}.gradient", graph.info(of).name);
     let shape = graph.shape(of).clone();
+    if let Some((axis, sources)) = tiles(graph, &parts) {
+        let name = claim(names, &base);
+        let output = ValueInfo { name: name.clone(), shape };
+        return Value { node: graph.add(name, Concat { axis }.into(), &sources, vec![output]), output: 0 };
+    }
     let mut parts = parts.into_iter();
     let first = parts.next().expect("a value in the table has a contribution");
     parts.fold(first, |total, part| {

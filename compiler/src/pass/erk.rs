@@ -110,6 +110,7 @@ mod tests {
             inputs_per_group: inputs,
             kernel_rows: kernel,
             kernel_width: kernel,
+            group_stride: outputs * inputs * kernel * kernel,
             output_stride: inputs * kernel * kernel,
             input_stride: kernel * kernel,
             kernel_stride: 1,

@@ -1,4 +1,4 @@
-//! Takes apart the operations that mean one thing in training and another in inference: batch normalization and dropout.
+//! Takes apart the operations that mean one thing in training and another in inference: batch normalization, dropout, random switches.
 //!
 //! ONNX has one node for both meanings. Differentiation and lowering want nodes that mean one thing each, and the memory plan wants to see
 //! batch statistics as values with a life of their own, so a graph is specialised before anything else happens to it:
@@ -7,6 +7,7 @@
 //! |--------------------|---------------------------------------------------------------------------|---------------------------------|
 //! | BatchNormalization | BatchMoments, Normalize; RunningAverage becomes the statistics' new value | Normalize by running statistics |
 //! | Dropout            | DropoutMask, Mul (nothing at ratio 0)                                     | nothing                         |
+//! | Bernoulli          | DropoutMask, Mul by the probability                                       | the same, with nothing dropped  |
 //!
 //! A batch normalization whose scale and shift are frozen keeps to its running statistics in training, too, which then do not move.
 //!
@@ -15,8 +16,8 @@
 //! nobody reads any more stays in the graph: it is part of the exported model.
 
 use crate::ir::graph::Role;
-use crate::ir::{Graph, NodeId, Shape, Value, ValueInfo};
-use crate::op::{BatchMoments, DropoutMask, Mul, Normalize, Op, RunningAverage};
+use crate::ir::{Graph, NodeId, Shape, Tensor, Value, ValueInfo};
+use crate::op::{BatchMoments, Bernoulli, Constant, DropoutMask, Mul, Normalize, Op, RunningAverage};
 
 /// The graph of a training step: statistics of the batch, dropout at work.
 pub fn training(graph: &Graph) -> Graph {
@@ -27,6 +28,7 @@ pub fn training(graph: &Graph) -> Graph {
             Op::BatchNormalization(op) => normalize_by_batch(&mut graph, id, op.epsilon, op.momentum),
             Op::Dropout(op) if op.ratio > 0.0 => mask(&mut graph, id, op.ratio),
             Op::Dropout(_) => bypass(&mut graph, id),
+            Op::Bernoulli(op) => draw(&mut graph, id, &op, 1.0 - op.probability),
             _ => {}
         }
     }
@@ -40,6 +42,7 @@ pub fn inference(graph: &Graph) -> Graph {
         match graph.node(id).op.clone() {
             Op::BatchNormalization(op) => normalize_by_running_statistics(&mut graph, id, op.epsilon),
             Op::Dropout(_) => bypass(&mut graph, id),
+            Op::Bernoulli(op) => draw(&mut graph, id, &op, 0.0),
             _ => {}
         }
     }
@@ -98,10 +101,27 @@ fn mask(graph: &mut Graph, id: NodeId, ratio: f32) {
     let Some(&x) = graph.inputs(id).first() else { return };
     let name = graph.node(id).name.clone();
     let result = graph.info(Value { node: id, output: 0 });
-    let info = ValueInfo { name: graph.fresh_name(&format!("{}.mask", result.name)), shape: result.shape.clone() };
-    let mask = graph.add(format!("{name}.mask"), Op::from(DropoutMask { ratio }), &[x], vec![info]);
+    let shape = result.shape.clone();
+    let info = ValueInfo { name: graph.fresh_name(&format!("{}.mask", result.name)), shape: shape.clone() };
+    let mask = graph.add(format!("{name}.mask"), Op::from(DropoutMask { ratio, shape }), &[x], vec![info]);
     graph.node_mut(id).op = Op::from(Mul {});
     graph.set_input(id, 1, Value { node: mask, output: 0 });
+}
+
+/// Turns a random switch into the product of its probability and a mask that drops `ratio`: what is left of the probability is 1.
+fn draw(graph: &mut Graph, id: NodeId, op: &Bernoulli, ratio: f32) {
+    let Some(&x) = graph.inputs(id).first() else { return };
+    let name = graph.node(id).name.clone();
+    let result = graph.info(Value { node: id, output: 0 }).name.clone();
+    let info = ValueInfo { name: graph.fresh_name(&format!("{result}.mask")), shape: op.shape.clone() };
+    let mask = Op::from(DropoutMask { ratio, shape: op.shape.clone() });
+    let mask = graph.add(format!("{name}.mask"), mask, &[x], vec![info]);
+    let info = ValueInfo { name: graph.fresh_name(&format!("{result}.probability")), shape: Shape::uniform(&[]) };
+    let value = Tensor { dims: vec![], values: vec![op.probability] };
+    let probability = graph.add(format!("{name}.probability"), Op::from(Constant { value }), &[], vec![info]);
+    graph.node_mut(id).op = Op::from(Mul {});
+    graph.set_input(id, 0, Value { node: mask, output: 0 });
+    graph.set_input(id, 1, Value { node: probability, output: 0 });
 }
 
 /// Removes a node that passes its input on.
@@ -194,7 +214,7 @@ logits %y"#
         assert_eq!(
             body(&training(&lines("0.25"))),
             r#"graph "m"
-%d.mask = dropout_mask(%x) {"ratio":0.25} : [N, 4, 2, 2]
+%d.mask = dropout_mask(%x) {"ratio":0.25,"shape":["N",4,2,2]} : [N, 4, 2, 2]
 %d = mul(%x, %d.mask) : [N, 4, 2, 2]
 %y = relu(%d) : [N, 4, 2, 2]
 output %y
@@ -202,6 +222,26 @@ logits %y"#
         );
         assert_eq!(body(&training(&lines("0.0"))), nothing);
         assert_eq!(body(&inference(&lines("0.25"))), nothing);
+    }
+
+    #[test]
+    fn a_random_switch_is_its_probability_where_nothing_is_dropped() {
+        let graph = model(
+            "%k = bernoulli(%x) {\"probability\":0.75,\"shape\":[\"N\",1,1,1]} : [N, 1, 1, 1]\n%y = mul(%x, %k) : [N, 4, 2, 2]\noutput %y\nlogits %y\n",
+        );
+        let wanted = |ratio: &str| {
+            format!(
+                r#"graph "m"
+%k.mask = dropout_mask(%x) {{"ratio":{ratio},"shape":["N",1,1,1]}} : [N, 1, 1, 1]
+%k.probability = constant() {{"value":{{"dims":[],"values":[0.75]}}}} : []
+%k = mul(%k.mask, %k.probability) : [N, 1, 1, 1]
+%y = mul(%x, %k) : [N, 4, 2, 2]
+output %y
+logits %y"#
+            )
+        };
+        assert_eq!(body(&training(&graph)), wanted("0.25"));
+        assert_eq!(body(&inference(&graph)), wanted("0.0"));
     }
 
     #[test]

@@ -7,12 +7,15 @@ use crate::ir::{Graph, NodeId, Value};
 use crate::op::Op;
 use mest_runtime::manifest::WeightMatrix;
 
-/// One axis of a view.
+/// Elements that lie evenly apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Axis {
+struct Run {
     extent: usize,
     stride: usize,
 }
+
+/// One axis of a view: runs of runs, outermost first; none for an extent of 1.
+type Axis = Vec<Run>;
 
 /// A parameter's elements under other axes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +47,7 @@ impl View {
         let mut view = View { parameter: source.node, axes: contiguous(&parameter.dims) };
         for step in chain.into_iter().rev() {
             let axes = match &graph.node(step.node).op {
-                Op::Transpose(transpose) => transpose.perm.iter().map(|&axis| view.axes.get(axis).copied()).collect(),
+                Op::Transpose(transpose) => transpose.perm.iter().map(|&axis| view.axes.get(axis).cloned()).collect(),
                 _ => view.reshaped(&graph.shape(step).fixed()),
             };
             view.axes = axes.ok_or(NoMatrix::Scattered(step))?;
@@ -52,75 +55,106 @@ impl View {
         Ok(view)
     }
 
-    /// The axes after a reshape to `dims`; `None` where an axis would have no single stride.
+    /// The axes after a reshape to `dims`; `None` where an element of the new axes would take parts of two runs.
     fn reshaped(&self, dims: &[usize]) -> Option<Vec<Axis>> {
-        // Runs of axes that lie like one: (elements, stride of the innermost).
-        let mut runs: Vec<Axis> = vec![];
-        for axis in self.axes.iter().filter(|axis| axis.extent != 1) {
-            match runs.last_mut() {
-                Some(run) if run.stride == axis.extent * axis.stride => *run = Axis { extent: run.extent * axis.extent, ..*axis },
-                _ => runs.push(*axis),
+        let mut open = joined(self.axes.iter().flatten());
+        let mut axes = vec![vec![]; dims.len()];
+        for (axis, &extent) in axes.iter_mut().zip(dims).rev() {
+            let mut wanted = extent;
+            while wanted > 1 {
+                let run = open.pop()?;
+                let taken = if wanted.is_multiple_of(run.extent) { run.extent } else { wanted };
+                if !run.extent.is_multiple_of(taken) {
+                    return None;
+                }
+                axis.insert(0, Run { extent: taken, ..run });
+                wanted /= taken;
+                if taken < run.extent {
+                    open.push(Run { extent: run.extent / taken, stride: run.stride * taken });
+                }
             }
         }
-        let mut axes: Vec<_> = dims.iter().map(|&extent| Axis { extent, stride: 1 }).collect();
-        let mut open = axes.iter_mut().rev();
-        for run in runs.iter().rev() {
-            let mut covered = 1;
-            while covered < run.extent {
-                let axis = open.next()?;
-                axis.stride = run.stride * covered;
-                covered *= axis.extent;
-            }
-            if covered != run.extent {
-                return None;
-            }
-        }
-        open.all(|axis| axis.extent == 1).then_some(axes)
+        open.is_empty().then_some(axes)
     }
 
-    /// As the weight `[O, C/g, kh, kw]` of a convolution; `None` if kernel positions have no single stride.
+    /// As the weight `[O, C/g, kh, kw]` of a convolution; `None` if its outputs within a group, its inputs or its kernel positions have no single
+    /// stride.
     pub(super) fn convolution(&self, groups: usize) -> Option<WeightMatrix> {
-        let [output, input, row, column] = self.axes[..] else { return None };
-        let kernel_stride = match (row.extent, column.extent) {
-            (1, 1) => 1,
-            (1, _) => column.stride,
-            (_, 1) => row.stride,
-            _ if row.stride == column.extent * column.stride => column.stride,
-            _ => return None,
+        let [output, input, row, column] = &self.axes[..] else { return None };
+        let outputs = extent(output);
+        let (group, output) = match output[..] {
+            [group, output] if group.extent == groups => (group.stride, output.stride),
+            _ => {
+                let stride = stride([output])?;
+                (stride * (outputs / groups), stride)
+            }
         };
         Some(WeightMatrix {
             groups,
-            outputs: output.extent,
-            inputs_per_group: input.extent,
-            kernel_rows: row.extent,
-            kernel_width: column.extent,
-            output_stride: output.stride,
-            input_stride: input.stride,
-            kernel_stride,
+            outputs,
+            inputs_per_group: extent(input),
+            kernel_rows: extent(row),
+            kernel_width: extent(column),
+            group_stride: group,
+            output_stride: output,
+            input_stride: stride([input])?,
+            kernel_stride: stride([row, column])?,
         })
     }
 
-    /// As the weight `[I, O]` of a linear layer.
+    /// As the weight `[I, O]` of a linear layer; `None` if an axis has no single stride.
     pub(super) fn linear(&self) -> Option<WeightMatrix> {
-        let [input, output] = self.axes[..] else { return None };
+        let [input, output] = &self.axes[..] else { return None };
+        let output_stride = stride([output])?;
         Some(WeightMatrix {
             groups: 1,
-            outputs: output.extent,
-            inputs_per_group: input.extent,
+            outputs: extent(output),
+            inputs_per_group: extent(input),
             kernel_rows: 1,
             kernel_width: 1,
-            output_stride: output.stride,
-            input_stride: input.stride,
+            group_stride: output_stride * extent(output),
+            output_stride,
+            input_stride: stride([input])?,
             kernel_stride: 1,
         })
     }
 }
 
+/// Elements along an axis.
+fn extent(axis: &Axis) -> usize {
+    axis.iter().map(|run| run.extent).product()
+}
+
+/// Runs that lie like one become one.
+fn joined<'r>(runs: impl IntoIterator<Item = &'r Run>) -> Vec<Run> {
+    let mut joined: Vec<Run> = vec![];
+    for run in runs {
+        match joined.last_mut() {
+            Some(last) if last.stride == run.extent * run.stride => *last = Run { extent: last.extent * run.extent, ..*run },
+            _ => joined.push(*run),
+        }
+    }
+    joined
+}
+
+/// The one stride of these axes, one after the other; 1 if there is but one element.
+fn stride<const N: usize>(axes: [&Axis; N]) -> Option<usize> {
+    match joined(axes.into_iter().flatten())[..] {
+        [] => Some(1),
+        [run] => Some(run.stride),
+        _ => None,
+    }
+}
+
 /// Row-major axes.
 fn contiguous(dims: &[usize]) -> Vec<Axis> {
-    let mut axes: Vec<_> = dims.iter().map(|&extent| Axis { extent, stride: 1 }).collect();
-    for inner in (1..axes.len()).rev() {
-        axes[inner - 1].stride = axes[inner].extent * axes[inner].stride;
+    let mut stride = 1;
+    let mut axes = vec![vec![]; dims.len()];
+    for (axis, &extent) in axes.iter_mut().zip(dims).rev() {
+        if extent != 1 {
+            axis.push(Run { extent, stride });
+        }
+        stride *= extent;
     }
     axes
 }
@@ -138,7 +172,7 @@ mod tests {
     }
 
     fn strides(view: &View) -> Vec<(usize, usize)> {
-        view.axes.iter().map(|axis| (axis.extent, axis.stride)).collect()
+        view.axes.iter().map(|axis| (extent(axis), stride([axis]).unwrap())).collect()
     }
 
     #[test]
@@ -150,9 +184,22 @@ mod tests {
     }
 
     #[test]
-    fn a_reshape_across_a_transpose_has_no_strides() {
-        let across = "%t = transpose(%w) {\"perm\":[1,0]} : [3, 2]\n%r = reshape(%t) {\"shape\":[6]} : [6]";
-        assert!(matches!(view("[2,3]", across), Err(NoMatrix::Scattered(_))));
+    fn a_reshape_across_a_transpose_has_no_single_stride() {
+        let across = "%t = transpose(%w) {\"perm\":[1,0,2]} : [3, 2, 4]\n%r = reshape(%t) {\"shape\":[6,4]} : [6, 4]";
+        assert_eq!(view("[2,3,4]", across).unwrap().linear(), None);
+        let apart = "%t = transpose(%w) {\"perm\":[1,0]} : [4, 6]\n%r = reshape(%t) {\"shape\":[3,8]} : [3, 8]";
+        assert!(matches!(view("[6,4]", apart), Err(NoMatrix::Scattered(_))));
+    }
+
+    #[test]
+    fn groups_may_lie_further_apart_than_their_outputs() {
+        // [2 groups of 3 inputs, 4 outputs, 1x5] as transposed convolutions have it.
+        let turned = "%s = reshape(%w) {\"shape\":[2,3,4,1,5]} : [2, 3, 4, 1, 5]\n%t = transpose(%s) {\"perm\":[0,2,1,3,4]} : [2, 4, 3, 1, 5]\n\
+                      %r = reshape(%t) {\"shape\":[8,3,1,5]} : [8, 3, 1, 5]";
+        let matrix = view("[6,4,1,5]", turned).unwrap().convolution(2).unwrap();
+        assert_eq!((matrix.outputs, matrix.inputs_per_group, matrix.group_stride), (8, 3, 60));
+        assert_eq!((matrix.output_stride, matrix.input_stride, matrix.kernel_stride), (5, 20, 1));
+        assert_eq!(view("[6,4,1,5]", turned).unwrap().convolution(4), None);
     }
 
     #[test]
@@ -173,20 +220,18 @@ mod tests {
             }
             let graph = parse("%w = parameter() {\"dims\":[1],\"role\":\"State\"} : [1]").unwrap();
             let view = View { parameter: graph.parameters()[0], axes };
-            let extents: Vec<usize> = view.axes.iter().map(|axis| axis.extent).collect();
+            let extents: Vec<usize> = view.axes.iter().map(extent).collect();
             let (left, right) = extents.split_at(split.min(extents.len()));
             let wanted = [left.iter().product(), 1, right.iter().product()];
-            if let Some(axes) = view.reshaped(&wanted) {
-                prop_assert_eq!(elements(&axes), elements(&view.axes));
-            } else {
-                prop_assert!(swap, "row-major axes always reshape");
-            }
+            // Whole axes are taken together, in whatever order they lie.
+            let axes = view.reshaped(&wanted).unwrap();
+            prop_assert_eq!(elements(&axes), elements(&view.axes));
         }
     }
 
     fn elements(axes: &[Axis]) -> Vec<usize> {
-        axes.iter().fold(vec![0], |starts, axis| {
-            starts.iter().flat_map(|start| (0..axis.extent).map(move |index| start + index * axis.stride)).collect()
+        axes.iter().flatten().fold(vec![0], |starts, run| {
+            starts.iter().flat_map(|start| (0..run.extent).map(move |index| start + index * run.stride)).collect()
         })
     }
 }

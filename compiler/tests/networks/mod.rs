@@ -310,7 +310,16 @@ fn functions() -> Case {
     let gated = b.add("gated", Mul {}, &[x, gate]);
     let larger = b.add("larger", Max {}, &[gated, x]);
     let smaller = b.add("smaller", Min {}, &[gated, x]);
-    let bounded = [Function::Abs, Function::Tanh, Function::Erf, Function::Softplus, Function::Elu { alpha: 1.5 }];
+    let bounded = [
+        Function::Abs,
+        Function::Atan,
+        Function::Cos,
+        Function::Sin,
+        Function::Tanh,
+        Function::Erf,
+        Function::Softplus,
+        Function::Elu { alpha: 1.5 },
+    ];
     let mut sum = smaller;
     for (i, function) in bounded.into_iter().enumerate() {
         let y = b.add(&format!("bounded{i}"), Unary { function }, &[larger]);
@@ -370,10 +379,17 @@ fn parts() -> Case {
 fn resampled() -> Case {
     let (mut b, x) = Builder::new("resampled", &[2, 5, 6]);
     let x = b.convolution(x, 4, [3, 3], plain([1, 1], [1, 1, 1, 1]), true);
+    // As transposed convolutions have it: two groups of two inputs and three outputs.
+    let turned = b.parameter("turned.weight", &[4, 3, 2, 2], Role::Trainable, |s| 0.3 * s.normal());
+    let turned = b.add("by_group", Reshape { shape: Shape::uniform(&[2, 2, 3, 2, 2]) }, &[turned]);
+    let turned = b.add("by_output", Transpose { perm: vec![0, 2, 1, 3, 4] }, &[turned]);
+    let turned = b.add("as_matrix", Reshape { shape: Shape::uniform(&[6, 2, 2, 2]) }, &[turned]);
+    let grouped = Convolution { groups: 2, ..plain([1, 1], [1, 1, 0, 0]) };
+    let x = b.add("turned", grouped, &[x, turned]);
     let doubled = (0..12).map(|to| if to % 2 == 0 { vec![(to / 2, 1.0)] } else { vec![(to / 2, 0.75), ((to / 2 + 1).min(5), 0.25)] });
     let x = b.add("doubled", Resample { axis: 3, taps: doubled.collect() }, &[x]);
     let x = b.add("reflected", Resample::gather(2, &[2, 1, 0, 1, 2, 3, 4, 3]), &[x]);
-    let mixed = vec![vec![(3, 1.0), (0, -0.5), (1, 0.25)], vec![], vec![(0, 1.0)]];
+    let mixed = vec![vec![(3, 1.0), (0, -0.5), (1, 0.25)], vec![(5, 0.5), (4, 0.5)], vec![(0, 1.0), (2, -1.0)]];
     let x = b.add("mixed", Resample { axis: 1, taps: mixed }, &[x]);
     let border = b.parameter("border", &[3, 2, 4], Role::Trainable, |s| s.normal());
     let border = b.add("border_rows", Resample::gather(1, &[1, 0, 0, 1, 1, 0, 1, 0]), &[border]);
@@ -392,7 +408,7 @@ fn resampled() -> Case {
     let x = b.add("weighted", Mul {}, &[x, weighted]);
     let x = b.flatten(x);
     let y = b.linear(x, 4);
-    b.finish("resampled", y, 21, sgd(0.9, false), &[("conv1", 0.6)])
+    b.finish("resampled", y, 21, sgd(0.9, false), &[("conv1", 0.6), ("turned", 0.5)])
 }
 
 /// A transformer's block over patches with a class token.

@@ -26,7 +26,7 @@ pub(super) fn fold<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<O
             None => None,
         },
         "ConstantOfShape" => match known(importer, call, 0)? {
-            Some(extents) => Some(constant_of_shape(call.node, &extents)?),
+            Some(extents) => Some(constant_of_shape(call.node, &alike_for_all(extents))?),
             None => None,
         },
         _ => match inputs(importer, call)? {
@@ -104,6 +104,14 @@ fn evaluate(importer: &Importer<'_>, call: &Call<'_>, inputs: &[Option<Folded>])
     })
 }
 
+/// Extents with 1 for the examples: what is the same for all of them broadcasts.
+fn alike_for_all(mut extents: Folded) -> Folded {
+    if let Elements::Integers(extents) = &mut extents.elements {
+        extents.iter_mut().filter(|extent| matches!(extent, Extent::Batch(_))).for_each(|extent| *extent = Extent::Known(1));
+    }
+    extents
+}
+
 /// Extents of a value of the graph or of an initialiser.
 fn shape(importer: &Importer<'_>, call: &Call<'_>) -> Result<Option<Folded>, Refusal> {
     let known = |shape: &Shape| -> Vec<Extent> {
@@ -127,7 +135,7 @@ fn shape(importer: &Importer<'_>, call: &Call<'_>) -> Result<Option<Folded>, Ref
             }
             extents
         }
-        Binding::Places(_) | Binding::Sequence(_) | Binding::Refused => return Ok(None),
+        Binding::Places(_) | Binding::Draw(_) | Binding::Sequence(_) | Binding::Refused => return Ok(None),
     };
     let rank = extents.len() as i64;
     let bound = |value: i64| (if value < 0 { value.saturating_add(rank) } else { value }).clamp(0, rank) as usize;
@@ -164,7 +172,7 @@ fn cast_like(importer: &Importer<'_>, call: &Call<'_>) -> Result<Option<Folded>,
         Binding::Folded(like) => matches!(like.elements, Elements::Floats(_)),
         Binding::Initializer(index) => matches!(importer.model.initializer[*index].data_type, FLOAT | DOUBLE),
         Binding::Value(_) | Binding::Padded(..) | Binding::Turned(_) => true,
-        Binding::Places(_) | Binding::Sequence(_) | Binding::Refused => return Ok(None),
+        Binding::Places(_) | Binding::Draw(_) | Binding::Sequence(_) | Binding::Refused => return Ok(None),
     };
     Ok(cast(source, i64::from(if floats { FLOAT } else { INT64 })))
 }

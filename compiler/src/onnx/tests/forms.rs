@@ -154,7 +154,8 @@ fn transposed_convolutions_have_the_extents_of_their_definition() {
     let strided = vec![strides, pads, ("output_padding", Attribute::Ints(&[1, 0]))];
     assert_eq!(extents(transposed(&[4, 6, 3, 2], 1, strided)), [6, 6, 12]);
     assert_eq!(extents(transposed(&[4, 2, 2, 2], 4, vec![("strides", Attribute::Ints(&[2, 2]))])), [8, 6, 10]);
-    assert_refused(transposed(&[4, 2, 2, 2], 2, vec![]), Kind::Unsupported, &["2 groups of 2 input channels"]);
+    assert_eq!(extents(transposed(&[4, 3, 2, 2], 2, vec![])), [6, 4, 6]);
+    assert_refused(transposed(&[4, 2, 2, 2], 3, vec![]), Kind::Attribute, &["3 groups of 4 input channels", "must divide"]);
 }
 
 #[test]

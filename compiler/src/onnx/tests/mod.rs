@@ -3,6 +3,8 @@
 mod forms;
 mod malformed;
 mod models;
+mod random;
+mod recurrent;
 
 use super::report::{ImportReport, Kind};
 use super::{Imported, import_bytes};

@@ -6,7 +6,7 @@
 use super::map::{Chain, Link, LinkOp};
 use crate::op::Function;
 use mest_runtime::lanes::math;
-use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E};
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI, FRAC_PI_2, FRAC_PI_4, LOG2_E};
 
 /// Numerator (odd powers, highest first) and denominator (even powers) of tanh, and where it is 1.
 const TANH: ([f32; 7], [f32; 4], f32) = (
@@ -21,6 +21,14 @@ const ERF: ([f32; 7], [f32; 5], f32) = (
     [-1.456_607_2e-5, -2.133_740_6e-4, -1.682_827e-3, -7.373_329e-3, -1.426_473_9e-2],
     3.92,
 );
+
+/// pi/2 in three parts, the first two so short that whole numbers of them are exact.
+const HALF_PI: [f32; 3] = [1.570_312_5, 4.837_513e-4, 7.549_79e-8];
+/// Of sine (behind x) and cosine (behind 1 - x^2 / 2) between -pi/4 and pi/4, in powers of x^2, highest first.
+const SIN: [f32; 3] = [-1.951_529_6e-4, 8.332_161e-3, -1.666_665_5e-1];
+const COS: [f32; 3] = [2.443_315_7e-5, -1.388_731_6e-3, 4.166_664_6e-2];
+/// Of the inverse tangent (behind x), up to tan(pi/8).
+const ATAN: [f32; 4] = [8.053_744_5e-2, -1.387_768_6e-1, 1.997_771_1e-1, -3.333_295e-1];
 
 /// The cubic term of the argument that GELU gives tanh, and the factor of the whole.
 const GELU_CUBE: f32 = 0.044_715;
@@ -155,6 +163,61 @@ impl Chain {
         self.odd_rational(x, (&ERF.0, &ERF.1, ERF.2))
     }
 
+    /// sin(x + quadrant * pi/2)
+    fn sine(&mut self, x: Link, quadrant: f32) -> Link {
+        let round = self.constant(math::ROUND);
+        let scaled = self.line(FRAC_2_PI, x, math::ROUND);
+        let n = self.sub(scaled, round);
+        let r = HALF_PI.iter().fold(x, |r, &part| {
+            let part = self.constant(-part);
+            self.fma(n, part, r)
+        });
+        let square = self.mul(r, r);
+        let (sine, cube) = (self.polynomial(square, &SIN), self.mul(square, r));
+        let sine = self.fma(sine, cube, r);
+        let (cosine, fourth) = (self.polynomial(square, &COS), self.mul(square, square));
+        let start = self.line(-0.5, square, 1.0);
+        let cosine = self.fma(cosine, fourth, start);
+        // Quarter turns beyond whole ones: -2 to 2. An odd one exchanges sine and cosine; its own sign, or that of 1 - q^2 / 2, is the result's.
+        let quarters = self.plus(n, quadrant);
+        let turns = self.line(0.25, quarters, math::ROUND);
+        let turns = self.sub(turns, round);
+        let q = self.constant(-4.0);
+        let q = self.fma(turns, q, quarters);
+        let q_square = self.mul(q, q);
+        let (half, two) = (self.constant(0.5), self.constant(2.0));
+        let even_sign = self.line(-0.5, q_square, 1.0);
+        let choose = |chain: &mut Self, odd: Link, even: Link| {
+            let below_two = chain.op(LinkOp::SelectLess(q_square, two, odd, even));
+            chain.op(LinkOp::SelectLess(half, q_square, below_two, even))
+        };
+        let (size, sign) = (choose(self, cosine, sine), choose(self, q, even_sign));
+        self.mul(size, sign)
+    }
+
+    /// Of |x|: itself, or turned by an eighth or a quarter of a turn, so that little is left.
+    fn atan(&mut self, x: Link) -> Link {
+        let size = self.function(Function::Abs, x);
+        let [zero, one, low, high] = [0.0, 1.0, 0.414_213_57, 2.414_213_7].map(|number| self.constant(number));
+        let (less, more) = (self.plus(size, -1.0), self.plus(size, 1.0));
+        let middle = self.div(less, more);
+        let inverse = self.reciprocal(size);
+        let inverse = self.times(inverse, -1.0);
+        let [eighth, quarter] = [FRAC_PI_4, FRAC_PI_2].map(|angle| self.constant(angle));
+        let choose = |chain: &mut Self, [small, medium, large]: [Link; 3]| {
+            let not_small = chain.op(LinkOp::SelectLess(high, size, large, medium));
+            chain.op(LinkOp::SelectLess(low, size, not_small, small))
+        };
+        let (r, turn) = (choose(self, [size, middle, inverse]), choose(self, [zero, eighth, quarter]));
+        let square = self.mul(r, r);
+        let (tail, cube) = (self.polynomial(square, &ATAN), self.mul(square, r));
+        let angle = self.fma(tail, cube, r);
+        let angle = self.add(angle, turn);
+        let minus = self.constant(-1.0);
+        let sign = self.op(LinkOp::SelectLess(x, zero, minus, one));
+        self.mul(angle, sign)
+    }
+
     fn sigmoid(&mut self, x: Link) -> Link {
         let negative = self.times(x, -1.0);
         let e = self.exp(negative);
@@ -212,6 +275,9 @@ impl Chain {
                 let negative = self.times(x, -1.0);
                 self.op(LinkOp::SelectLess(x, negative, negative, x))
             }
+            Function::Atan => self.atan(x),
+            Function::Cos => self.sine(x, 1.0),
+            Function::Sin => self.sine(x, 0.0),
             Function::Elu { alpha } => {
                 let (zero, low) = (self.constant(0.0), self.at_most(x, 0.0));
                 let e = self.exp(low);
@@ -254,6 +320,13 @@ impl Chain {
                 let positive = self.op(LinkOp::SelectLess(zero, v, up, zero));
                 self.op(LinkOp::SelectLess(v, zero, down, positive))
             }
+            Function::Atan => {
+                let square = self.mul(v, v);
+                let sum = self.plus(square, 1.0);
+                self.reciprocal(sum)
+            }
+            Function::Cos => self.sine(v, 2.0),
+            Function::Sin => self.sine(v, 1.0),
             Function::Elu { alpha } => {
                 let (zero, one, low) = (self.constant(0.0), self.constant(1.0), self.at_most(v, 0.0));
                 let e = self.exp(low);
@@ -356,8 +429,11 @@ mod tests {
         (chain, result)
     }
 
-    const ALL: [Function; 14] = [
+    const ALL: [Function; 17] = [
         Function::Abs,
+        Function::Atan,
+        Function::Cos,
+        Function::Sin,
         Function::Elu { alpha: 0.75 },
         Function::Erf,
         Function::Exp,
@@ -408,5 +484,7 @@ mod tests {
         assert!(of(Function::Exp, f32::NAN).is_nan() && of(Function::Tanh, f32::NAN).is_nan());
         assert_eq!([-1e30, 1e30].map(|x| of(Function::Sigmoid, x)), [0.0, 1.0]);
         assert_eq!(of(Function::Softplus, 1e30), 1e30);
+        assert!((of(Function::Sin, 3000.0) - 3000f32.sin()).abs() < 1e-6 && of(Function::Cos, f32::INFINITY).is_nan());
+        assert_eq!([f32::NEG_INFINITY, f32::INFINITY].map(|x| of(Function::Atan, x)), [-FRAC_PI_2, FRAC_PI_2]);
     }
 }

@@ -343,7 +343,7 @@ impl<'a> PhaseLowering<'a, '_> {
             | Op::Clip(_)
             | Op::ClipGradient(_)
             | Op::Expand(_) => Err(self.internal(id, "fusion left it out")),
-            Op::BatchNormalization(_) | Op::Dropout(_) => Err(self.internal(id, "it should have been specialized")),
+            Op::BatchNormalization(_) | Op::Dropout(_) | Op::Bernoulli(_) => Err(self.internal(id, "it should have been specialized")),
         }
     }
 
