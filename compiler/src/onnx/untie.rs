@@ -33,7 +33,8 @@ pub(super) fn untie(graph: &mut GraphProto, order: &[usize], ir_version: i64, fi
         for (slot, input) in graph.node[node].input.iter().enumerate() {
             let Some(&tensor) = by_name.get(input.as_str()) else { continue };
             let source = &graph.initializer[tensor];
-            if is_parameter(op, slot, source) && !seen.insert(tensor) && equal_by_chance(source) {
+            // What is sliced is one tensor in parts, as the bias of a recurrent layer.
+            if is_parameter(op, slot, source) && !seen.insert(tensor) && equal_by_chance(source) && op != "Slice" {
                 copies.push((node, slot, tensor));
             }
         }

@@ -5,7 +5,7 @@ use super::super::import::{Call, Importer};
 use super::super::report::{Kind, Refusal};
 use super::super::shapes::{axes_of, normalize_axis, unsqueezed_axes};
 use super::super::tensor::{self, Elements, Extent, Folded};
-use super::within_limit;
+use super::{alike_for_all, within_limit};
 use crate::op::reference::{broadcast_dims, broadcast_offsets};
 
 /// What the node makes of its inputs; `None` if it moves nothing, or moves it where import does not follow.
@@ -48,6 +48,7 @@ pub(super) fn evaluate(importer: &Importer<'_>, call: &Call<'_>, inputs: &[Optio
             let (rows, columns) = first.dims.split_at(axis);
             with_dims(first, vec![rows.iter().product(), columns.iter().product()])
         }
+        ("Expand", Some(target)) if matches!(first.elements, Elements::Floats(_)) => expand(first, &alike_for_all(target.clone()))?,
         ("Expand", Some(target)) => expand(first, target)?,
         ("Tile", Some(repeats)) => tile(first, repeats)?,
         ("Range", Some(limit)) => match given[..] {

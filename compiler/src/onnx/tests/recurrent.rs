@@ -62,8 +62,8 @@ fn stepped(op: &str, after_product: bool, w: &[f64], r: &[f64], b: &[f64], x: &[
             })
         }
         _ => {
-            for i in 0..HIDDEN {
-                c[i] = sigmoid(both(2, i)) * c[i] + sigmoid(both(0, i)) * both(3, i).tanh();
+            for (i, c) in c.iter_mut().enumerate() {
+                *c = sigmoid(both(2, i)) * *c + sigmoid(both(0, i)) * both(3, i).tanh();
             }
             each(&|i| sigmoid(both(1, i)) * c[i].tanh())
         }
