@@ -3,6 +3,8 @@
 //!
 //! A mask is the ascending list of its live units. Choices are made, and live, in memory that the caller hands in and reuses.
 
+#[cfg(not(feature = "std"))]
+use crate::float::Float as _;
 use crate::manifest::{Block, Structure, WeightMatrix};
 use crate::random::Stream;
 use bumpalo::Bump;
