@@ -220,6 +220,26 @@ class Tokens(nn.Module):
         return self.linear((x + y.transpose(0, 1)).mean(1))
 
 
+class Recurrent(nn.Module):
+    """An LSTM both ways, a GRU over what it gives, a plain layer over that; grouped transposed convolution and trigonometry before them."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2)
+        self.both = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
+        self.gated = nn.GRU(10, 6, batch_first=True)
+        self.plain = nn.RNN(6, 4, batch_first=True, nonlinearity="relu")
+        self.linear = nn.Linear(10, 3)
+
+    def forward(self, x):
+        x = self.wide(x)
+        x = (torch.sin(x) + torch.atan(2 * x) * torch.cos(x)).transpose(1, 2)
+        x, _ = self.both(x)
+        x, last = self.gated(x)
+        _, end = self.plain(x)
+        return self.linear(torch.cat([last[-1], end[-1]], 1))
+
+
 def perceptron():
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 5))
 
@@ -243,6 +263,7 @@ TRACES = {
     "resampled_small": (Resampled, (2, 9, 8), 4, {"kind": "sgd", "lr": 0.02, "momentum": 0.9}, "cross_entropy", "legacy"),
     "tokens_small": (Tokens, (7,), 4, {"kind": "sgd", "lr": 0.02, "momentum": 0.9}, "cross_entropy", "legacy"),
     "attention_small": (Attention, (3, 12, 12), 5, {"kind": "sgd", "lr": 0.02, "momentum": 0.9}, "cross_entropy", "legacy"),
+    "recurrent_small": (Recurrent, (4, 3), 3, {"kind": "sgd", "lr": 0.05, "momentum": 0.9}, "cross_entropy", "legacy"),
 }
 
 
