@@ -1,12 +1,12 @@
 //! Memory budgets: whether a plan stays within what a recipe allows, and what would bring it there.
 
 use crate::onnx::Imported;
-use crate::pipeline::{self, CompileError, Compiled, Settings};
+use crate::pipeline::{CompileError, Compiled, Levers, Prepared};
 use crate::program::Program;
 use crate::program::lower::STAGE_BYTES;
 use crate::settings;
 use mest_runtime::data::Dataset;
-use mest_runtime::recipe::{ByteSize, Recipe};
+use mest_runtime::recipe::{Allowance, Budget, ByteSize, Recipe};
 use std::fmt;
 
 /// Ways out that are named, at most.
@@ -18,6 +18,12 @@ const ATTEMPTS: usize = 8;
 /// Programs compiled in search of the smallest.
 const SAMPLES: usize = 8;
 
+/// As many for each change that is tried where nothing fits.
+const SAMPLES_OF_A_CHANGE: usize = 3;
+
+/// Parts of a batch, at most: beyond, weights take what activations leave.
+const MOST_MICRO_BATCHES: usize = 16;
+
 /// No program, or none within what the recipe allows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BudgetError {
@@ -25,6 +31,8 @@ pub enum BudgetError {
     Compile(CompileError),
     /// More than the machine has.
     Machine {
+        /// The limit.
+        key: &'static str,
         /// As asked for.
         memory: ByteSize,
         /// What there is, in bytes.
@@ -32,8 +40,10 @@ pub enum BudgetError {
     },
     /// More than `memory`.
     Memory {
-        /// Planned bytes.
+        /// Planned bytes of what the limit is on.
         needed: usize,
+        /// The limit that is exceeded.
+        key: &'static str,
         /// As asked for.
         memory: ByteSize,
         /// Changes that would fit, and the bytes they take; the smallest change first.
@@ -65,11 +75,12 @@ impl fmt::Display for BudgetError {
         let way = |(change, taken): &(String, usize)| format!("{change}: {}", bytes(*taken));
         match self {
             BudgetError::Compile(error) => error.fmt(f),
-            BudgetError::Machine { memory, machine } => {
-                write!(f, "memory = {memory}: this machine has {}; ask for less", bytes(*machine))
+            BudgetError::Machine { key, memory, machine } => {
+                write!(f, "{key} = {memory}: this machine has {}; ask for less", bytes(*machine))
             }
-            BudgetError::Memory { needed, memory, ways_out, closest } => {
-                write!(f, "memory = {memory}: the training state takes {}; ", bytes(*needed))?;
+            BudgetError::Memory { needed, key, memory, ways_out, closest } => {
+                let what = key.strip_prefix("memory.").map_or("the training state takes".to_owned(), |class| format!("{class} take"));
+                write!(f, "{key} = {memory}: {what} {}; ", bytes(*needed))?;
                 match (ways_out.as_slice(), closest) {
                     ([], Some(closest)) => write!(f, "nothing that was tried fits, the closest being {}", way(closest)),
                     ([], None) => write!(f, "raise it"),
@@ -97,82 +108,129 @@ pub fn planned_bytes(program: &Program) -> usize {
 }
 
 /// Compiles `imported` for `recipe`: what takes least time among what stays within the recipe's `memory`. Activations that do not fit are
-/// computed again in the backward pass. The same recipe gives the same program on any machine.
+/// computed again in the backward pass, or kept narrow where `allow` says so. The same recipe gives the same program on any machine.
 ///
 /// # Errors
 /// What the compiler refuses; nothing fits `memory`, with changes to the recipe that would, each compiled to know; `assert-peak` is
 /// exceeded.
 pub fn compile(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>) -> Result<Compiled, BudgetError> {
-    if let (Some(memory), Some(machine)) = (recipe.memory, machine_bytes())
-        && memory.0 > machine as u64
+    let limits = || recipe.memory.iter().flat_map(Budget::limits).chain(recipe.assert_peak.map(|peak| ("assert-peak", peak)));
+    if let Some(machine) = machine_bytes()
+        && let Some((key, memory)) = limits().find(|(_, limit)| limit.0 > machine as u64)
     {
-        return Err(BudgetError::Machine { memory, machine });
+        return Err(BudgetError::Machine { key, memory, machine });
     }
     let settings = settings::of_recipe(recipe, data);
-    let mut compiled = pipeline::compile(imported, &settings)?;
-    if let Some(memory) = recipe.memory.filter(|memory| exceeds(&compiled, *memory)) {
-        compiled = match within(imported, &settings, memory)? {
+    let prepared = Prepared::new(imported, &settings)?;
+    let mut compiled = prepared.compile(Levers::default())?;
+    if let Some(budget) = recipe.memory.filter(|budget| exceeded(&compiled.program, budget).is_some()) {
+        compiled = match within(&prepared, recipe, &budget)? {
             Search::Fits(compiled) => *compiled,
-            Search::Least(least) => {
-                let needed = planned_bytes(&compiled.program).min(least);
-                return Err(ways_out(imported, recipe, data, memory, needed));
-            }
+            Search::Least(least) => return Err(ways_out(imported, recipe, data, &budget, &least.program)),
         };
     }
     match recipe.assert_peak {
-        Some(peak) if exceeds(&compiled, peak) => Err(BudgetError::AssertedPeak { needed: planned_bytes(&compiled.program), peak }),
+        Some(peak) if planned_bytes(&compiled.program) as u64 > peak.0 => {
+            Err(BudgetError::AssertedPeak { needed: planned_bytes(&compiled.program), peak })
+        }
         _ => Ok(compiled),
     }
 }
 
-fn exceeds(compiled: &Compiled, limit: ByteSize) -> bool {
-    planned_bytes(&compiled.program) as u64 > limit.0
+/// Classes of the plan that `memory.weights` is on, and `memory.activations`.
+const WEIGHTS: [&str; 5] = ["weights", "gradients", "optimizer", "masks", "topology"];
+const ACTIVATIONS: [&str; 2] = ["activations", "transient"];
+
+/// Planned bytes of what the limit `key` is on.
+fn bytes_of(program: &Program, key: &str) -> usize {
+    let classes: &[&str] = match key {
+        "memory.weights" => &WEIGHTS,
+        "memory.activations" => &ACTIVATIONS,
+        _ => return planned_bytes(program),
+    };
+    program.manifest.plan.iter().filter(|line| classes.contains(&line.class.as_ref())).map(|line| line.bytes).sum()
+}
+
+/// The first limit that a program does not stay within, and by how much.
+fn exceeded(program: &Program, budget: &Budget) -> Option<(&'static str, ByteSize)> {
+    budget.limits().find(|(key, limit)| bytes_of(program, key) as u64 > limit.0)
+}
+
+/// Bytes of activations that a program within `budget` could take more.
+fn left(program: &Program, budget: &Budget) -> usize {
+    let limits = budget.limits().filter(|(key, _)| *key != "memory.weights");
+    limits.map(|(key, limit)| (limit.0 as usize).saturating_sub(bytes_of(program, key))).min().unwrap_or(0)
 }
 
 /// What a search for a program within a budget came to.
 enum Search {
     /// A program that fits.
     Fits(Box<Compiled>),
-    /// None does; bytes of the smallest.
-    Least(usize),
+    /// None does; the smallest.
+    Least(Box<Compiled>),
 }
 
-/// The program within `memory` that computes least again, given that keeping everything does not fit. Rows are staged in less scratch only
-/// where that alone does not do.
-fn within(imported: &Imported, settings: &Settings, memory: ByteSize) -> Result<Search, CompileError> {
-    let mut least = usize::MAX;
+/// The program within `budget` that takes least time, as far as is estimated, given that keeping everything does not fit. Rows are staged in
+/// less scratch only where nothing else does.
+fn within(prepared: &Prepared<'_>, recipe: &Recipe, budget: &Budget) -> Result<Search, CompileError> {
+    let mut least: Option<Compiled> = None;
     for stage_bytes in [STAGE_BYTES, STAGE_BYTES / 4, STAGE_BYTES / 16] {
-        let frugal = Settings { stage_bytes, ..settings.clone() };
-        let smallest = Smallest::of(imported, &frugal)?;
-        if !exceeds(&smallest.compiled, memory) {
-            return Ok(Search::Fits(Box::new(smallest.enlarged(imported, &frugal, memory)?)));
+        let mut best: Option<Compiled> = None;
+        for micro_batches in micro_batches(prepared, recipe) {
+            let levers = Levers { stage_bytes, micro_batches, narrow: recipe.allows(Allowance::Bf16), ..Levers::default() };
+            let whole = prepared.compile(levers)?;
+            let cheaper = |compiled: &Compiled| best.as_ref().is_none_or(|best| compiled.recomputation.cost() < best.recomputation.cost());
+            if !cheaper(&whole) {
+                break;
+            }
+            let found = if exceeded(&whole.program, budget).is_none() {
+                whole
+            } else {
+                let smallest = Smallest::of(prepared, levers, SAMPLES)?;
+                if exceeded(&smallest.compiled.program, budget).is_some() {
+                    let bytes = |compiled: &Compiled| planned_bytes(&compiled.program);
+                    if least.as_ref().is_none_or(|least| bytes(&smallest.compiled) < bytes(least)) {
+                        least = Some(smallest.compiled);
+                    }
+                    continue;
+                }
+                smallest.enlarged(prepared, levers, budget)?
+            };
+            if cheaper(&found) {
+                best = Some(found);
+            }
         }
-        least = least.min(planned_bytes(&smallest.compiled.program));
+        if let Some(best) = best {
+            return Ok(Search::Fits(Box::new(best)));
+        }
     }
-    Ok(Search::Least(least))
+    Ok(Search::Least(Box::new(least.expect("the first that is tried is the cheapest so far, and fits or is the least"))))
 }
 
-fn keeping(imported: &Imported, settings: &Settings, bytes: usize) -> Result<Compiled, CompileError> {
-    pipeline::compile(imported, &Settings { kept_bytes: Some(bytes), ..settings.clone() })
+/// How many parts a batch may be computed in, fewest first: whatever divides it where examples do not influence each other, or may be kept from it.
+fn micro_batches(prepared: &Prepared<'_>, recipe: &Recipe) -> Vec<usize> {
+    let groups = prepared.groups();
+    let most = if prepared.has_batch_statistics() && !recipe.allows(Allowance::SplitBn) { 1 } else { groups.min(MOST_MICRO_BATCHES) };
+    (1..=most).filter(|&parts| groups.is_multiple_of(parts)).collect()
 }
 
 /// The program that takes least memory, of some that keep little.
 struct Smallest {
     compiled: Compiled,
-    /// The [`Settings::kept_bytes`] that it was compiled for.
+    /// The [`Levers::kept_bytes`] that it was compiled for.
     kept: usize,
     /// As many as keep everything.
     most: usize,
 }
 
 impl Smallest {
-    fn of(imported: &Imported, settings: &Settings) -> Result<Self, CompileError> {
-        let (fewest, most) = pipeline::kept_bytes_range(imported, settings)?;
+    fn of(prepared: &Prepared<'_>, levers: Levers, samples: usize) -> Result<Self, CompileError> {
+        let (fewest, most) = prepared.kept_bytes_range(levers.narrow)?;
         // What the search for stretches counts is not all that lives: the fewest kept bytes are not always the smallest plan.
         let mut smallest: Option<Smallest> = None;
-        for part in 0..SAMPLES {
-            let kept = fewest + fewest * part / SAMPLES;
-            let compiled = keeping(imported, settings, kept)?;
+        for part in 0..samples {
+            let kept = fewest + fewest * part / samples;
+            let compiled = prepared.compile(Levers { kept_bytes: Some(kept), ..levers })?;
             let bytes = |compiled: &Compiled| planned_bytes(&compiled.program);
             if smallest.as_ref().is_none_or(|smallest| bytes(&compiled) < bytes(&smallest.compiled)) {
                 smallest = Some(Smallest { compiled, kept, most });
@@ -181,22 +239,22 @@ impl Smallest {
         Ok(smallest.expect("there is a first sample"))
     }
 
-    /// The program within `memory` that computes least again of those found by keeping ever more.
-    fn enlarged(self, imported: &Imported, settings: &Settings, memory: ByteSize) -> Result<Compiled, CompileError> {
+    /// The program within `budget` that takes least time of those found by keeping ever more.
+    fn enlarged(self, prepared: &Prepared<'_>, levers: Levers, budget: &Budget) -> Result<Compiled, CompileError> {
+        let examples = self.compiled.program.manifest.batch / levers.micro_batches;
         let Smallest { compiled: mut best, kept: mut fits, most: mut too_many } = self;
         for _ in 0..ATTEMPTS {
             // What is not activations changes little: the bytes left over are what more could be kept.
-            let left = memory.0 as usize - planned_bytes(&best.program);
-            let more = (left / settings.batch).clamp(1, (too_many - fits).max(2) / 2);
-            if fits + more >= too_many || more * settings.batch < memory.0 as usize / 256 {
+            let more = (left(&best.program, budget) / examples).clamp(1, (too_many - fits).max(2) / 2);
+            if fits + more >= too_many || more * examples < planned_bytes(&best.program) / 256 {
                 break;
             }
-            let compiled = keeping(imported, settings, fits + more)?;
-            if exceeds(&compiled, memory) {
+            let compiled = prepared.compile(Levers { kept_bytes: Some(fits + more), ..levers })?;
+            if exceeded(&compiled.program, budget).is_some() {
                 too_many = fits + more;
             } else {
                 fits += more;
-                if compiled.recomputation.share <= best.recomputation.share {
+                if compiled.recomputation.cost() <= best.recomputation.cost() {
                     best = compiled;
                 }
             }
@@ -205,27 +263,42 @@ impl Smallest {
     }
 }
 
-/// The refusal of a budget that nothing fits, `needed` being the least.
-fn ways_out(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>, memory: ByteSize, needed: usize) -> BudgetError {
-    let mut tried = smaller(imported, recipe, data);
-    tried.retain(|(_, bytes)| *bytes < needed);
-    let closest = tried.iter().min_by_key(|(_, bytes)| *bytes).cloned();
-    let fits = |(_, bytes): &&(String, usize)| *bytes as u64 <= memory.0;
-    let ways_out = tried.iter().filter(fits).take(WAYS_OUT).cloned().collect();
-    BudgetError::Memory { needed, memory, ways_out, closest }
+/// The refusal of a budget that nothing fits, `least` being the smallest program.
+fn ways_out(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>, budget: &Budget, least: &Program) -> BudgetError {
+    let Some((key, memory)) = exceeded(least, budget) else { unreachable!("it would have been taken") };
+    let needed = bytes_of(least, key);
+    let tried = smaller(imported, recipe, data);
+    let size = |(change, program): &(String, Program)| (change.clone(), bytes_of(program, key));
+    let fits = |(_, program): &&(String, Program)| exceeded(program, budget).is_none();
+    let ways_out = tried.iter().filter(fits).map(size).take(WAYS_OUT).collect();
+    let closest = tried.iter().map(size).filter(|(_, bytes)| *bytes < needed).min_by_key(|(_, bytes)| *bytes);
+    BudgetError::Memory { needed, key, memory, ways_out, closest }
 }
 
-/// Changes that take less memory as a rule, and the least bytes that each can do with; smallest change first.
-fn smaller(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>) -> Vec<(String, usize)> {
+/// Changes that take less memory as a rule, and the smallest program that each leads to; smallest change first.
+fn smaller(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>) -> Vec<(String, Program)> {
     let density = recipe.density();
-    let mut changes = vec![("threads", "1".to_owned()), ("scheme", "block:4x1".to_owned())];
+    let allowed = |also: Allowance| {
+        let names = Allowance::NAMES
+            .iter()
+            .copied()
+            .filter(|&name| name == also.name() || recipe.allow.iter().any(|allow| allow.iter().any(|a| a.name() == name)));
+        names.collect::<Vec<_>>().join(",")
+    };
+    let mut changes = vec![("threads", "1".to_owned())];
+    let missing = [Allowance::Bf16, Allowance::SplitBn].into_iter().filter(|&allowance| !recipe.allows(allowance));
+    changes.extend(missing.map(|allowance| ("allow", allowed(allowance))));
+    changes.push(("scheme", "block:4x1".to_owned()));
     changes.extend((1..=4).map(|halvings| ("batch", (recipe.batch >> halvings).to_string())));
     changes.push(("sparsity", format!("{}", 1.0 - density / 2.0)));
     let measure = |(key, value): (&str, String)| {
         let changed = recipe.with([(key, value.as_str())]).ok()?;
         let settings = settings::of_recipe(&changed, data);
-        let smallest = Smallest::of(imported, &Settings { stage_bytes: STAGE_BYTES / 16, ..settings }).ok()?;
-        Some((format!("{key} {value}"), planned_bytes(&smallest.compiled.program)))
+        let prepared = Prepared::new(imported, &settings).ok()?;
+        let micro_batches = micro_batches(&prepared, &changed).last().copied()?;
+        let levers = Levers { stage_bytes: STAGE_BYTES / 16, narrow: changed.allows(Allowance::Bf16), micro_batches, ..Levers::default() };
+        let smallest = Smallest::of(&prepared, levers, SAMPLES_OF_A_CHANGE).ok()?;
+        Some((format!("{key} {value}"), smallest.compiled.program))
     };
     changes.into_iter().filter_map(measure).collect()
 }
@@ -283,6 +356,24 @@ mod tests {
             share = compiled.recomputation.share;
         }
         assert!(share < 1.0, "nothing is computed more than once again");
+    }
+
+    #[test]
+    fn narrow_activations_cost_less_than_computing_again() {
+        let model = import_bytes(&zoo::build("resnet20", &ZooOptions::default()).expect("a built-in model"), None).expect("it imports");
+        let recipe = Recipe::default().with([("batch", "32"), ("threads", "2")]).expect("a recipe");
+        let all = planned_bytes(&compile(&model, &recipe, None).expect("it compiles").program);
+        let memory = format!("{}B", all * 6 / 10);
+        let of = |flags: &[(&str, &str)]| {
+            let recipe = recipe.with(flags.iter().copied()).expect("a recipe");
+            compile(&model, &recipe, None).expect("it fits")
+        };
+        let (wide, narrow) = (of(&[("memory", &memory)]), of(&[("memory", &memory), ("allow", "bf16")]));
+        assert!(planned_bytes(&narrow.program) <= all * 6 / 10);
+        assert!(wide.recomputation.narrow.is_empty() && !narrow.recomputation.narrow.is_empty());
+        assert!(narrow.recomputation.cost() < wide.recomputation.cost(), "{:?} {:?}", narrow.recomputation, wide.recomputation);
+        let unlimited = of(&[("allow", "bf16")]);
+        assert!(unlimited.recomputation.narrow.is_empty(), "nothing is rounded without need");
     }
 
     #[test]

@@ -33,7 +33,49 @@ pub fn explain(compiled: &Compiled) -> String {
         }
     }
     summary(&mut text, compiled, schedule);
+    memory(&mut text, compiled);
     text
+}
+
+/// Names that a line of text has room for.
+const NAMES: usize = 12;
+
+/// The first of `names`, and how many more there are.
+fn list<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let more = names.len().saturating_sub(NAMES);
+    let shown = names[..names.len() - more].join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
+}
+
+/// What was done for memory, and what it costs.
+fn memory(text: &mut String, compiled: &Compiled) {
+    let program = &compiled.program;
+    let recomputation = &compiled.recomputation;
+    let percent = |share: f64| format!("about {:.0} % of the forward pass", share * 100.0);
+    let in_place: Vec<&str> = program.slots.iter().filter(|slot| slot.in_place_of.is_some()).map(|slot| slot.name.as_str()).collect();
+    if !in_place.is_empty() {
+        let names = list(in_place.iter().copied());
+        let _ = writeln!(text, "in place: {} results overwrite what they are computed from, at no cost: {names}", in_place.len());
+    }
+    if program.manifest.parameters.iter().all(|parameter| parameter.gradient.is_none()) {
+        let _ = writeln!(
+            text,
+            "updates: each weight is updated once its gradient is final, at no cost: gradients of all layers never live together"
+        );
+    }
+    if recomputation.micro_batches > 1 {
+        let (parts, cost) = (recomputation.micro_batches, percent(recomputation.micro_batch_share()));
+        let _ = writeln!(text, "micro-batches: a batch is computed in {parts} parts, their gradients summed; {cost}");
+    }
+    if !recomputation.narrow.is_empty() {
+        let (names, cost) = (list(recomputation.narrow.iter().map(String::as_str)), percent(recomputation.narrow_share));
+        let _ = writeln!(text, "narrow: backward reads as bf16 what was kept up to {names}; {cost}");
+    }
+    if !recomputation.stretches.is_empty() {
+        let (names, cost) = (list(recomputation.stretches.iter().flatten().map(String::as_str)), percent(recomputation.share));
+        let _ = writeln!(text, "computed again: {names}; {cost}");
+    }
 }
 
 /// Lists of input channels that a layer's forward pass is cut into, where there are several.
@@ -146,6 +188,23 @@ mod tests {
         assert!(text.contains("frozen: it keeps all its weights"), "{text}");
         assert!(text.contains(&format!("frozen: {first} have neither gradient")), "{text}");
         let sparse = compiled.sparsity.layers.iter().filter(|layer| layer.density.is_some()).count();
+        assert!(text.contains("in place: ") && text.contains("updates: each weight"), "{text}");
         assert!(text.matches("  backward").count() >= sparse && text.matches("spmm").count() >= sparse, "{text}");
+    }
+
+    #[test]
+    fn what_memory_cost_is_named() {
+        let imported = import_bytes(&zoo::build("resnet8", &ZooOptions::default()).unwrap(), None).unwrap();
+        let of = |flags: &[(&str, &str)]| {
+            let recipe = Recipe::default().with([("batch", "32"), ("threads", "2")]).unwrap().with(flags.iter().copied()).unwrap();
+            explain(&crate::budget::compile(&imported, &recipe, None).unwrap())
+        };
+        let text = of(&[("memory", "15MiB")]);
+        assert!(text.contains("computed again: ") && text.contains("% of the forward pass") && !text.contains("narrow: "), "{text}");
+        let text = of(&[("memory", "15MiB"), ("allow", "bf16")]);
+        assert!(text.contains("narrow: backward reads as bf16"), "{text}");
+        let text = of(&[("memory", "8MiB"), ("allow", "bf16,split-bn")]);
+        assert!(text.contains("micro-batches: a batch is computed in 2 parts"), "{text}");
+        assert!(!of(&[]).contains("computed again"), "nothing without need");
     }
 }

@@ -3,14 +3,15 @@
 use crate::ir::validate::{Stage, Violation, validate};
 use crate::ir::{Graph, Tensor};
 use crate::onnx::{Imported, SPARSITY_KEY, sparsity_metadata, template};
+use crate::op::Op;
 use crate::pass::annotate_sparsity::{SparsityError, SparsityRequest, SparsityTable, annotate};
 use crate::pass::attach_loss::{Loss, LossError, attach_loss};
 use crate::pass::differentiate::{DifferentiateError, differentiate};
 use crate::pass::freeze::{FreezeError, freeze};
-use crate::pass::rematerialize::{Chain, Stretch, rematerialize};
+use crate::pass::rematerialize::{Chain, Choice, rematerialize};
 use crate::pass::specialize;
 use crate::program::Program;
-use crate::program::lower::{LowerError, Options, PeakDensity, lower};
+use crate::program::lower::{LowerError, Options, PeakDensity, STAGE_BYTES, lower};
 use mest_runtime::optim::Optimizer;
 
 /// What to compile a model for.
@@ -26,18 +27,43 @@ pub struct Settings {
     pub clip_norm: bool,
     /// Which layers are sparse, how much, in which scheme.
     pub sparsity: SparsityRequest,
+    /// Whether gradients are read after a step: by a policy, or by somebody who compares them.
+    pub keep_gradients: bool,
     /// How far above its budget mutation grows a layer: what slots are sized for.
     pub peak: PeakDensity,
     /// Workers whose scratch the plan counts.
     pub threads: usize,
     /// Names of parameters and nodes that stay as they are.
     pub frozen: Vec<String>,
-    /// Scratch a worker may stage rows in, in bytes.
-    pub stage_bytes: usize,
-    /// Bytes an example that activations may take while backward waits for them, about: what is beyond is computed again. `None` keeps all.
-    pub kept_bytes: Option<usize>,
+    /// What is given for memory.
+    pub levers: Levers,
     /// Pairs for the exported model's `metadata_props`.
     pub metadata: Vec<(String, String)>,
+}
+
+/// What each further part of a batch costs, as a share of the forward pass: weights and their gradients are gone through once more, and each
+/// launch is shorter.
+const MICRO_BATCH_SHARE: f64 = 0.04;
+
+/// What a program gives for memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Levers {
+    /// Scratch a worker may stage rows in, in bytes.
+    pub stage_bytes: usize,
+    /// Bytes an example that activations may take while backward waits for them, about: what is beyond is computed again, or narrow. `None`
+    /// keeps all.
+    pub kept_bytes: Option<usize>,
+    /// Whether activations may be kept narrow: backward then reads them rounded.
+    pub narrow: bool,
+    /// Parts of a batch, one computed after the other, their gradients summed; a divisor of its groups of lanes.
+    pub micro_batches: usize,
+}
+
+impl Default for Levers {
+    /// Everything for time.
+    fn default() -> Self {
+        Levers { stage_bytes: STAGE_BYTES, kept_bytes: None, narrow: false, micro_batches: 1 }
+    }
 }
 
 /// A compiled model, with what it was compiled from.
@@ -45,23 +71,41 @@ pub struct Settings {
 pub struct Compiled {
     /// What engines run.
     pub program: Program,
-    /// The differentiated training graph.
+    /// The differentiated training graph, without initial values: the program's template has them.
     pub training: Graph,
-    /// The inference graph with its loss.
+    /// The inference graph with its loss, without them, too.
     pub inference: Graph,
     /// What was made sparse, and why.
     pub sparsity: SparsityTable,
-    /// What backward computes again.
+    /// What backward computes again or reads narrow.
     pub recomputation: Recomputation,
 }
 
-/// What backward computes again instead of keeping it.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What backward does not read as forward computed it.
+#[derive(Clone, Debug, PartialEq, Default)]
 pub struct Recomputation {
-    /// The nodes of each stretch, by name.
+    /// The nodes of each stretch that is computed again instead of kept, by name.
     pub stretches: Vec<Vec<String>>,
-    /// Estimated time of it, as a share of the forward pass.
+    /// Estimated time of that, as a share of the forward pass.
     pub share: f64,
+    /// Values that are kept narrow, by name.
+    pub narrow: Vec<String>,
+    /// Estimated time of narrowing and widening, as a share of the forward pass.
+    pub narrow_share: f64,
+    /// Parts of a batch, one computed after the other.
+    pub micro_batches: usize,
+}
+
+impl Recomputation {
+    /// Estimated time of everything, as a share of the forward pass.
+    pub fn cost(&self) -> f64 {
+        self.share + self.narrow_share + self.micro_batch_share()
+    }
+
+    /// Estimated time of computing a batch in parts, as a share of the forward pass.
+    pub fn micro_batch_share(&self) -> f64 {
+        self.micro_batches.saturating_sub(1) as f64 * MICRO_BATCH_SHARE
+    }
 }
 
 /// The model cannot be compiled.
@@ -87,6 +131,14 @@ pub enum CompileError {
     KeptBytes {
         /// The bytes.
         bytes: usize,
+    },
+    /// Parts of a batch that are not of the same size.
+    #[error("a batch of {groups} groups of examples cannot be computed in {micro_batches} equal parts")]
+    MicroBatches {
+        /// Groups of lanes.
+        groups: usize,
+        /// Parts.
+        micro_batches: usize,
     },
     /// A node that no kernel covers.
     #[error(transparent)]
@@ -166,89 +218,125 @@ pub fn graphs(model: &Graph, loss: Loss) -> Result<(Graph, Graph), CompileError>
     Ok((training, inference))
 }
 
-/// As [`graphs`], with what `settings` freezes.
-fn trained_graphs(imported: &Imported, settings: &Settings) -> Result<(Graph, Graph), CompileError> {
-    // Freeze before specialisation: a frozen batch normalization means the same in both phases.
-    let mut model = imported.graph.clone();
-    freeze(&mut model, &settings.frozen).map_err(CompileError::Freeze)?;
-    graphs(&model, settings.loss)
-}
-
 /// Compiles `imported` for `settings`.
 ///
 /// # Errors
 /// Everything that is wrong with the request or unsupported in the model, by name.
 pub fn compile(imported: &Imported, settings: &Settings) -> Result<Compiled, CompileError> {
-    if !(1..=65536).contains(&settings.batch) {
-        return Err(CompileError::Batch(settings.batch));
-    }
-    let (mut training, inference) = trained_graphs(imported, settings)?;
-    // Annotate after differentiation: whether a weight is trained decides what is stored for it.
-    let mut sparsity = annotate(&training, &settings.sparsity).map_err(CompileError::Sparsity)?;
-    let mut recomputation = Recomputation::default();
-    if let Some(bytes) = settings.kept_bytes {
-        // Rematerialize after annotation: what it costs to compute a layer again depends on its density.
-        recomputation = recompute(&mut training, &sparsity, bytes)?;
-        check(&training, Stage::Differentiated, "rematerialize")?;
-        // The repeated nodes are users of their weights, too.
-        sparsity = annotate(&training, &settings.sparsity).map_err(CompileError::Sparsity)?;
-    }
-    let parameters = training.parameters();
-    let mut metadata = settings.metadata.clone();
-    metadata.extend(sparsity_metadata(&sparsity).map(|value| (SPARSITY_KEY.to_owned(), value)));
-    let template = template(&imported.source, &training, &parameters, &metadata).map_err(|e| CompileError::Template(e.to_string()))?;
-    let options = Options {
-        batch: settings.batch,
-        lanes: lanes(settings.batch),
-        optimizer: settings.optimizer,
-        clip_norm: settings.clip_norm,
-        peak: settings.peak.clone(),
-        threads: settings.threads,
-        stage_bytes: settings.stage_bytes,
-    };
-    // Fusion, scheduling and the memory plan belong to lowering: they see what the tables say of each value.
-    let program = lower(&training, &inference, &sparsity, &options, template)?;
-    Ok(Compiled { program, training, inference, sparsity, recomputation })
+    Prepared::new(imported, settings)?.compile(settings.levers)
 }
 
-/// The forward pass of `training` as links, with the density of each layer.
-fn chain(training: &Graph, sparsity: &SparsityTable) -> Result<Chain, CompileError> {
-    let density = |id| sparsity.of_user(id).map_or(1.0, |layer| layer.nnz() as f64 / layer.units.weights() as f64);
-    Ok(Chain::of(training, density)?)
+/// A model as far as what is given for memory does not matter: differentiated and annotated, to be compiled with ever other [`Levers`].
+#[derive(Clone, Debug)]
+pub struct Prepared<'a> {
+    imported: &'a Imported,
+    settings: &'a Settings,
+    training: Graph,
+    inference: Graph,
+    sparsity: SparsityTable,
+    chain: Chain,
 }
 
-/// Makes backward compute again what does not fit into `bytes` an example.
-fn recompute(training: &mut Graph, sparsity: &SparsityTable, bytes: usize) -> Result<Recomputation, CompileError> {
-    let chain = chain(training, sparsity)?;
-    let stretches = chain.choose(bytes).ok_or(CompileError::KeptBytes { bytes })?;
-    let names = |stretch: &Stretch| {
-        let links = &chain.links[stretch.first..=stretch.last];
-        links.iter().flat_map(|link| &link.nodes).map(|&id| training.node(id).name.clone()).collect()
-    };
-    let recomputation = Recomputation { stretches: stretches.iter().map(names).collect(), share: chain.share(&stretches) };
-    rematerialize(training, &chain, &stretches)?;
-    Ok(recomputation)
-}
+impl<'a> Prepared<'a> {
+    /// Everything up to the choice of what backward keeps.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or has no gradient, by name.
+    pub fn new(imported: &'a Imported, settings: &'a Settings) -> Result<Self, CompileError> {
+        if !(1..=65536).contains(&settings.batch) {
+            return Err(CompileError::Batch(settings.batch));
+        }
+        // Freeze before specialisation: a frozen batch normalization means the same in both phases.
+        let mut model = imported.graph.clone();
+        freeze(&mut model, &settings.frozen).map_err(CompileError::Freeze)?;
+        let (training, inference) = graphs(&model, settings.loss)?;
+        // Annotate after differentiation: whether a weight is trained decides what is stored for it.
+        let sparsity = annotate(&training, &settings.sparsity).map_err(CompileError::Sparsity)?;
+        let density = |id| sparsity.of_user(id).map_or(1.0, |layer| layer.nnz() as f64 / layer.units.weights() as f64);
+        let chain = Chain::of(&training, density)?;
+        Ok(Prepared { imported, settings, training, inference, sparsity, chain })
+    }
 
-/// The fewest [`Settings::kept_bytes`] that `imported` can be compiled for, and as many as keep everything.
-///
-/// # Errors
-/// As [`compile`].
-pub fn kept_bytes_range(imported: &Imported, settings: &Settings) -> Result<(usize, usize), CompileError> {
-    let (training, _) = trained_graphs(imported, settings)?;
-    let sparsity = annotate(&training, &settings.sparsity).map_err(CompileError::Sparsity)?;
-    let chain = chain(&training, &sparsity)?;
-    let (mut too_few, mut most) = (0, chain.kept_bytes().max(1));
-    while chain.choose(most).is_none() {
-        (too_few, most) = (most, most.checked_mul(2).ok_or(CompileError::KeptBytes { bytes: most })?);
+    /// The program that gives `levers` for memory.
+    ///
+    /// # Errors
+    /// A node that no kernel covers; a choice that cannot be had.
+    pub fn compile(&self, levers: Levers) -> Result<Compiled, CompileError> {
+        let Prepared { imported, settings, inference, .. } = self;
+        let (mut training, mut sparsity) = (self.training.clone(), self.sparsity.clone());
+        let (groups, micro_batches) = (self.groups(), levers.micro_batches);
+        if micro_batches == 0 || !groups.is_multiple_of(micro_batches) {
+            return Err(CompileError::MicroBatches { groups, micro_batches });
+        }
+        let mut recomputation = Recomputation { micro_batches, ..Recomputation::default() };
+        if let Some(bytes) = levers.kept_bytes {
+            // Rematerialize after annotation: what it costs to compute a layer again depends on its density.
+            let choice = self.chain.choose(bytes, levers.narrow).ok_or(CompileError::KeptBytes { bytes })?;
+            recomputation = Recomputation { micro_batches, ..self.recomputation(&choice) };
+            for (node, again) in rematerialize(&mut training, &self.chain, &choice)? {
+                sparsity.add_user(node, again);
+            }
+            check(&training, Stage::Differentiated, "rematerialize")?;
+        }
+        let parameters = training.parameters();
+        let mut metadata = settings.metadata.clone();
+        metadata.extend(sparsity_metadata(&sparsity).map(|value| (SPARSITY_KEY.to_owned(), value)));
+        let template = template(&imported.source, &training, &parameters, &metadata).map_err(|e| CompileError::Template(e.to_string()))?;
+        let options = Options {
+            batch: settings.batch,
+            lanes: lanes(settings.batch),
+            optimizer: settings.optimizer,
+            clip_norm: settings.clip_norm,
+            keep_gradients: settings.keep_gradients,
+            peak: settings.peak.clone(),
+            threads: settings.threads,
+            stage_bytes: levers.stage_bytes,
+            micro_batches: levers.micro_batches,
+        };
+        // Fusion, scheduling and the memory plan belong to lowering: they see what the tables say of each value.
+        let program = lower(&training, inference, &sparsity, &options, template)?;
+        let mut inference = inference.clone();
+        training.initial.clear();
+        inference.initial.clear();
+        Ok(Compiled { program, training, inference, sparsity, recomputation })
     }
-    let mut fewest = most;
-    // To a part in 64: the search counts no finer than its buckets anyway.
-    while fewest - too_few > fewest / 64 + 1 {
-        let middle = too_few.midpoint(fewest);
-        *if chain.choose(middle).is_some() { &mut fewest } else { &mut too_few } = middle;
+
+    /// Groups of lanes of a batch.
+    pub fn groups(&self) -> usize {
+        self.settings.batch.div_ceil(lanes(self.settings.batch))
     }
-    Ok((fewest, most))
+
+    /// Whether examples of a batch influence each other, so that parts of it compute something else.
+    pub fn has_batch_statistics(&self) -> bool {
+        self.training.ids().into_iter().any(|id| matches!(self.training.node(id).op, Op::BatchMoments(_)))
+    }
+
+    fn recomputation(&self, choice: &Choice) -> Recomputation {
+        let of = |links: std::ops::RangeInclusive<usize>| self.chain.links[links].iter().flat_map(|link| &link.nodes);
+        let names = |nodes: std::ops::RangeInclusive<usize>| of(nodes).map(|&id| self.training.node(id).name.clone()).collect();
+        let stretches = choice.stretches.iter().map(|stretch| names(stretch.first..=stretch.last)).collect();
+        let [share, narrow_share] = self.chain.shares(choice);
+        let narrow = choice.narrow.iter().map(|&link| self.training.info(self.chain.links[link].end).name.clone()).collect();
+        Recomputation { stretches, share, narrow, narrow_share, micro_batches: 1 }
+    }
+
+    /// The fewest [`Levers::kept_bytes`] that the model can be compiled for, with values kept `narrow` or not, and as many as keep everything.
+    ///
+    /// # Errors
+    /// There is no choice at all.
+    pub fn kept_bytes_range(&self, narrow: bool) -> Result<(usize, usize), CompileError> {
+        let (mut too_few, mut most) = (0, self.chain.kept_bytes().max(1));
+        while self.chain.choose(most, narrow).is_none() {
+            (too_few, most) = (most, most.checked_mul(2).ok_or(CompileError::KeptBytes { bytes: most })?);
+        }
+        let mut fewest = most;
+        // To a part in 64: the search counts no finer than its buckets anyway.
+        while fewest - too_few > fewest / 64 + 1 {
+            let middle = too_few.midpoint(fewest);
+            *if self.chain.choose(middle, narrow).is_some() { &mut fewest } else { &mut too_few } = middle;
+        }
+        Ok((fewest, most))
+    }
 }
 
 fn check(graph: &Graph, stage: Stage, pass: &'static str) -> Result<(), CompileError> {
@@ -257,5 +345,10 @@ fn check(graph: &Graph, stage: Stage, pass: &'static str) -> Result<(), CompileE
 
 /// The initial value of a parameter by name, as imported.
 pub fn initial<'g>(graph: &'g Graph, name: &str) -> Option<&'g Tensor> {
-    graph.parameters().into_iter().find(|&id| graph.node(id).outputs[0].name == name).and_then(|id| graph.initial.get(&id))
+    graph
+        .parameters()
+        .into_iter()
+        .find(|&id| graph.node(id).outputs[0].name == name)
+        .and_then(|id| graph.initial.get(&id))
+        .map(AsRef::as_ref)
 }

@@ -3,8 +3,8 @@
 use crate::engine::replay;
 use crate::pass::annotate_sparsity::{LayerRequest, SparsityRequest};
 use crate::pass::attach_loss::Loss;
-use crate::pipeline::Settings;
-use crate::program::lower::{PeakDensity, STAGE_BYTES};
+use crate::pipeline::{Levers, Settings};
+use crate::program::lower::PeakDensity;
 use crate::trace::{LossKind, Trace};
 use mest_runtime::data::Dataset;
 use mest_runtime::manifest::Patterns;
@@ -48,11 +48,11 @@ pub fn of_recipe(recipe: &Recipe, data: Option<&Dataset>) -> Settings {
             layers: if dense { BTreeMap::new() } else { layers.collect() },
             masks: BTreeMap::new(),
         },
+        keep_gradients: recipe.mutation().reads_gradients(),
         peak: PeakDensity::Mutation(recipe.mutation()),
         threads: threads(recipe),
         frozen: frozen.collect(),
-        stage_bytes: STAGE_BYTES,
-        kept_bytes: None,
+        levers: Levers::default(),
         metadata: normalization.map(|normalization| (NORMALIZE_KEY.to_owned(), normalization.to_json())).into_iter().collect(),
     }
 }
@@ -77,11 +77,11 @@ pub fn of_trace(trace: &Trace, threads: usize) -> Settings {
             layers: BTreeMap::new(),
             masks,
         },
+        keep_gradients: true,
         peak: PeakDensity::Budget,
         threads,
         frozen: vec![],
-        stage_bytes: STAGE_BYTES,
-        kept_bytes: None,
+        levers: Levers::default(),
         metadata: vec![],
     }
 }

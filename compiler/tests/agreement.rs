@@ -10,13 +10,14 @@ use mestc::engine::interp::Training;
 use mestc::engine::jit::Jit;
 use mestc::engine::replay::{self, NetworkReplay};
 use mestc::ir::validate::{Stage, validate};
-use mestc::ir::{Graph, NodeId};
+use mestc::ir::{Graph, NodeId, Tensor};
+use mestc::op::Op;
 use mestc::pass::annotate_sparsity::annotate;
-use mestc::pass::rematerialize::{Chain, rematerialize};
-use mestc::pipeline;
+use mestc::pass::rematerialize::{Chain, Choice, rematerialize};
+use mestc::pipeline::{self, Levers};
 use mestc::program::Program;
-use mestc::program::lower::{Options, PeakDensity, STAGE_BYTES, lower};
-use mestc::trace::{Batch, Replay, relative_error};
+use mestc::program::lower::{Options, PeakDensity, lower};
+use mestc::trace::{Batch, Replay, Target, relative_error};
 use networks::{Case, all};
 use std::collections::BTreeMap;
 
@@ -65,20 +66,20 @@ fn template(graph: &Graph, parameters: &[NodeId]) -> Template {
 
 fn program(case: &Case, threads: usize) -> (Program, Graph) {
     let (training, inference) = pipeline::graphs(&case.graph, case.loss).expect("the network is trainable");
-    lowered(case, training, &inference, threads, STAGE_BYTES)
+    lowered(case, training, &inference, threads, Levers::default())
 }
 
-/// A program that keeps as few activations and stages as few rows as can be; `None` where there is nothing to compute again.
-fn frugal_program(case: &Case) -> Option<(Program, Graph)> {
+/// A program that keeps as few activations and stages as few rows as can be, in half the bytes where `narrow`; `None` where there is nothing to compute again.
+fn frugal_program(case: &Case, narrow: bool) -> Option<(Program, Graph)> {
     let (mut training, inference) = pipeline::graphs(&case.graph, case.loss).expect("the network is trainable");
     let chain = Chain::of(&training, |_| 1.0).expect("it has a loss");
-    let stretches = (1..).find_map(|bytes| chain.choose(bytes * 16)).filter(|stretches| !stretches.is_empty())?;
-    rematerialize(&mut training, &chain, &stretches).expect("it has a loss");
+    let choice = (1..).find_map(|bytes| chain.choose(bytes * 16, narrow)).filter(|choice| !choice.is_empty())?;
+    rematerialize(&mut training, &chain, &choice).expect("it has a loss");
     validate(&training, Stage::Differentiated).expect("the graph is valid");
-    Some(lowered(case, training, &inference, 2, 0))
+    Some(lowered(case, training, &inference, 2, Levers { stage_bytes: 0, ..Levers::default() }))
 }
 
-fn lowered(case: &Case, training: Graph, inference: &Graph, threads: usize, stage_bytes: usize) -> (Program, Graph) {
+fn lowered(case: &Case, training: Graph, inference: &Graph, threads: usize, levers: Levers) -> (Program, Graph) {
     let sparsity = annotate(&training, &case.request()).expect("the request fits");
     let parameters = training.parameters();
     let template = template(&training, &parameters);
@@ -87,9 +88,11 @@ fn lowered(case: &Case, training: Graph, inference: &Graph, threads: usize, stag
         lanes: pipeline::lanes(case.batch),
         optimizer: replay::optimizer(case.optimizer.rule),
         clip_norm: false,
+        keep_gradients: true,
         peak: PeakDensity::Budget,
         threads,
-        stage_bytes,
+        stage_bytes: levers.stage_bytes,
+        micro_batches: levers.micro_batches,
     };
     let program = lower(&training, inference, &sparsity, &options, template).expect("every node has a kernel");
     (program, training)
@@ -165,7 +168,7 @@ fn activations_computed_again_have_the_same_bits() {
     let isa = Isa::best();
     let mut again = 0;
     for case in all() {
-        let Some((program, training)) = frugal_program(&case) else { continue };
+        let Some((program, training)) = frugal_program(&case, false) else { continue };
         again += 1;
         let mut frugal = Jit::new(program, isa, 2).expect("the program compiles");
         let frugal = follow(&case, &training, &mut NetworkReplay::new(&mut frugal, case.optimizer));
@@ -175,4 +178,114 @@ fn activations_computed_again_have_the_same_bits() {
         assert_eq!(frugal.parameters, keeping.parameters, "{}", case.name);
     }
     assert!(again >= 5, "only {again} networks compute anything again");
+}
+
+/// The graph with everything narrow that backward reads and that may be, nothing computed again, and its program.
+fn narrow_program(case: &Case) -> Option<(Program, Graph)> {
+    let (mut training, inference) = pipeline::graphs(&case.graph, case.loss).expect("the network is trainable");
+    let chain = Chain::of(&training, |_| 1.0).expect("it has a loss");
+    let choice = Choice { stretches: vec![], narrow: (0..chain.links.len()).collect() };
+    rematerialize(&mut training, &chain, &choice).expect("it has a loss");
+    validate(&training, Stage::Differentiated).expect("the graph is valid");
+    let any = training.ids().into_iter().any(|id| matches!(training.node(id).op, Op::Narrow(_)));
+    any.then(|| lowered(case, training, &inference, 2, Levers::default()))
+}
+
+/// What rounding activations to 8 bits of significand may change in a gradient, relative to the largest of its kind: each is off by at most
+/// 1 / 512, and sums of them by less, save where batch normalization takes most of a gradient away.
+const NARROW_TOLERANCE: f64 = 0.05;
+
+#[test]
+fn narrow_activations_change_gradients_by_their_rounding_alone() {
+    let isa = Isa::best();
+    let mut narrower = 0;
+    for case in all() {
+        for program in [narrow_program(&case), frugal_program(&case, true)] {
+            let Some((program, training)) = program else { continue };
+            narrower += usize::from(training.ids().into_iter().any(|id| matches!(training.node(id).op, Op::Narrow(_))));
+            let mut one = Jit::new(program.clone(), isa, 1).expect("the program compiles");
+            let one = follow(&case, &training, &mut NetworkReplay::new(&mut one, case.optimizer));
+            let mut three = Jit::new(program, isa, 3).expect("the program compiles");
+            let three = follow(&case, &training, &mut NetworkReplay::new(&mut three, case.optimizer));
+            assert_eq!((&one.losses, &one.gradients), (&three.losses, &three.gradients), "{} on three threads", case.name);
+            let wide = jit(&case, isa, 2);
+            assert_eq!((one.losses[0], &one.output), (wide.losses[0], &wide.output), "{}: forward is as wide as ever", case.name);
+            let scale = largest(&wide.gradients);
+            for (name, values) in &wide.gradients {
+                let error = relative_error(&one.gradients[name], values, scale);
+                assert!(error < NARROW_TOLERANCE, "{}: the gradient of '{name}' is off by {error:.2e}", case.name);
+            }
+        }
+    }
+    assert!(narrower >= 8, "only {narrower} programs keep anything narrow");
+}
+
+#[test]
+fn the_oracle_rounds_what_is_narrow_as_the_jit_does() {
+    for case in all() {
+        let Some((program, training)) = narrow_program(&case) else { continue };
+        let mut oracle = Training::new(training.clone(), case.optimizer).expect("the graph is complete");
+        let wanted = follow(&case, &training, &mut oracle);
+        let mut jit = Jit::new(program, Isa::best(), 2).expect("the program compiles");
+        let got = follow(&case, &training, &mut NetworkReplay::new(&mut jit, case.optimizer));
+        let scale = largest(&wanted.gradients);
+        for (name, values) in &wanted.gradients {
+            // Where f32 and f64 round to different halves, one of many terms is off by 1 / 256.
+            let error = relative_error(&got.gradients[name], values, scale);
+            assert!(error < NARROW_TOLERANCE / 2.0, "{}: the gradient of '{name}' is off by {error:.2e}", case.name);
+        }
+    }
+}
+
+/// Examples `range` of a tensor.
+fn examples(tensor: &Tensor, range: std::ops::Range<usize>) -> Tensor {
+    let each: usize = tensor.dims[1..].iter().product();
+    let dims = std::iter::once(range.len()).chain(tensor.dims[1..].iter().copied()).collect();
+    Tensor { values: tensor.values[range.start * each..range.end * each].to_vec(), dims }
+}
+
+#[test]
+fn gradients_of_micro_batches_are_summed() {
+    let isa = Isa::best();
+    let mut split = 0;
+    for case in all() {
+        let lanes = pipeline::lanes(case.batch);
+        let micro_batches = case.batch.div_ceil(lanes);
+        if micro_batches == 1 {
+            continue;
+        }
+        split += 1;
+        let (training, inference) = pipeline::graphs(&case.graph, case.loss).expect("the network is trainable");
+        let (program, training) = lowered(&case, training, &inference, 2, Levers { micro_batches, ..Levers::default() });
+        let (input, target) = case.batch(0);
+        let mut wanted: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for first in (0..case.batch).step_by(lanes) {
+            // Each part as a batch of its own, in the oracle; a part of the mean over all.
+            let part = first..case.batch.min(first + lanes);
+            let share = part.len() as f64 / case.batch as f64;
+            let mut oracle = Training::new(training.clone(), case.optimizer).expect("the graph is complete");
+            case.masks.iter().for_each(|(name, live)| oracle.mask(name, live).expect("the mask fits"));
+            let target = match &target {
+                Target::Classes(classes) => Target::Classes(classes[part.clone()].to_vec()),
+                Target::Values(values) => Target::Values(examples(values, part.clone())),
+            };
+            oracle.step(Batch { input: &examples(&input, part), target: &target }).expect("the batch fits");
+            for &id in training.gradients.keys() {
+                let name = &training.node(id).outputs[0].name;
+                let gradient = oracle.gradient(name).expect("it is trained");
+                let sum = wanted.entry(name.clone()).or_insert_with(|| vec![0.0; gradient.len()]);
+                sum.iter_mut().zip(gradient).for_each(|(sum, term)| *sum += share * term);
+            }
+        }
+        let mut one = Jit::new(program.clone(), isa, 1).expect("the program compiles");
+        let one = follow(&case, &training, &mut NetworkReplay::new(&mut one, case.optimizer));
+        for (name, values) in &wanted {
+            let error = relative_error(&one.gradients[name], values, largest(&wanted));
+            assert!(error < TOLERANCE, "{}: the gradient of '{name}' is off by {error:.2e}", case.name);
+        }
+        let mut three = Jit::new(program, isa, 3).expect("the program compiles");
+        let three = follow(&case, &training, &mut NetworkReplay::new(&mut three, case.optimizer));
+        assert_eq!((&one.losses, &one.parameters), (&three.losses, &three.parameters), "{} on three threads", case.name);
+    }
+    assert!(split >= 4, "only {split} networks have batches that can be split");
 }

@@ -17,8 +17,8 @@ use mestc::onnx;
 use mestc::op::{Op, Reference};
 use mestc::pass::annotate_sparsity::SparsityRequest;
 use mestc::pass::attach_loss::Loss;
-use mestc::pipeline::{self, Settings};
-use mestc::program::lower::{PeakDensity, STAGE_BYTES};
+use mestc::pipeline::{self, Levers, Settings};
+use mestc::program::lower::PeakDensity;
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -94,11 +94,11 @@ fn settings(batch: usize) -> Settings {
             layers: BTreeMap::new(),
             masks: BTreeMap::new(),
         },
+        keep_gradients: true,
         peak: PeakDensity::Budget,
         frozen: vec![],
         threads: 1,
-        stage_bytes: STAGE_BYTES,
-        kept_bytes: None,
+        levers: Levers::default(),
         metadata: vec![],
     }
 }
@@ -123,7 +123,7 @@ fn run(folder: &Path) -> Result<Vec<String>, String> {
                 drop(sources.insert(id, Reference { dims: dims.clone(), values: input.iter().map(|&v| f64::from(v)).collect() }))
             }
             Op::Parameter(_) => {
-                let initial = &graph.initial[&id];
+                let initial = pipeline::initial(&imported.graph, &graph.node(id).outputs[0].name).ok_or("a parameter has no value")?;
                 let values = initial.values.iter().map(|&v| f64::from(v)).collect();
                 sources.insert(id, Reference { dims: initial.dims.clone(), values });
             }

@@ -35,6 +35,12 @@ impl Arena {
     /// An arena of `bytes` zeros.
     pub fn new(bytes: usize) -> Self {
         let layout = Self::layout(bytes);
+        #[cfg(all(target_os = "linux", target_env = "gnu", feature = "std"))]
+        if bytes >= LARGE {
+            // What came before, compiling above all, may have left more free memory in the heap than a training can use.
+            // SAFETY: it moves nothing that is in use.
+            unsafe { libc::malloc_trim(0) };
+        }
         // SAFETY: the layout's size is at least one alignment, never zero.
         let memory = unsafe { alloc(layout) };
         let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
@@ -96,7 +102,7 @@ impl Arena {
 
     fn start(&self, slot: Slot, element: Element) -> *mut u8 {
         assert_eq!(slot.element, element, "slot read as another element");
-        assert!(slot.offset.is_multiple_of(4) && slot.offset + slot.len * 4 <= self.bytes, "slot outside the arena");
+        assert!(slot.offset.is_multiple_of(4) && slot.offset + slot.len * element.bytes() <= self.bytes, "slot outside the arena");
         // SAFETY: the assertion above keeps the slot inside the allocation.
         unsafe { self.memory.as_ptr().add(slot.offset) }
     }

@@ -11,6 +11,18 @@ pub enum Element {
     F32,
     /// 32-bit unsigned integer: indices, offsets, labels.
     U32,
+    /// The upper half of a 32-bit float: its sign, exponent and 7 bits of its significand.
+    Bf16,
+}
+
+impl Element {
+    /// Bytes of one.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Element::F32 | Element::U32 => 4,
+            Element::Bf16 => 2,
+        }
+    }
 }
 
 /// A region of the arena.
@@ -18,7 +30,7 @@ pub enum Element {
 pub struct Slot {
     /// Bytes from the arena's start; a multiple of 64.
     pub offset: usize,
-    /// Elements of four bytes.
+    /// Elements.
     pub len: usize,
     /// What they are.
     pub element: Element,
@@ -137,7 +149,7 @@ pub struct Parameter {
     pub count: Slot,
     /// Values.
     pub value: Slot,
-    /// Gradient of the last step; absent unless trainable.
+    /// Gradient of the last step; absent unless trainable and kept.
     pub gradient: Option<Slot>,
     /// Optimiser state: none, momentum, or Adam's first and second moment.
     pub moments: Cow<'static, [Slot]>,

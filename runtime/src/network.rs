@@ -200,8 +200,8 @@ fn check_batch(manifest: &Manifest, input: &[f32], target: Target<'_>, examples:
             }
         }
         (Target::Values(values), Element::F32) => check("target", values.len(), manifest.io.target.len / manifest.batch),
-        (Target::Labels(_), Element::F32) => Err(BatchError::Kind { found: "labels", expected: "values" }),
-        (Target::Values(_), Element::U32) => Err(BatchError::Kind { found: "values", expected: "labels" }),
+        (Target::Labels(_), _) => Err(BatchError::Kind { found: "labels", expected: "values" }),
+        (Target::Values(_), _) => Err(BatchError::Kind { found: "values", expected: "labels" }),
     }
 }
 

@@ -7,12 +7,13 @@ use mest_runtime::recipe::{Recipe, RecipeError};
 use serde_json::{Map, Value};
 
 /// The pages, by name.
-const PAGES: [(&str, &str); 7] = [
+const PAGES: [(&str, &str); 8] = [
     ("getting-started", include_str!("../../../docs/getting-started.md")),
     ("own-model", include_str!("../../../docs/own-model.md")),
     ("recipes", include_str!("../../../docs/recipes.md")),
     ("data", include_str!("../../../docs/data.md")),
     ("watching", include_str!("../../../docs/watching.md")),
+    ("memory", include_str!("../../../docs/memory.md")),
     ("speed", include_str!("../../../docs/speed.md")),
     ("faq", include_str!("../../../docs/faq.md")),
 ];
@@ -73,5 +74,5 @@ fn recipes_are_valid() {
             count += 1;
         }
     }
-    assert_eq!(count, 5);
+    assert_eq!(count, 6);
 }

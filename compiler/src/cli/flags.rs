@@ -82,6 +82,11 @@ const FLAGS: &[Flag] = &[
     flag("normalize", "MEAN:STD", "Centring and scaling, a value a channel or one for all [default: that of the data set]"),
     flag("seed", "N", "What all randomness follows from [default: 0]"),
     flag("memory", "BYTES", "What the planned training state may take: 24MiB, 768KiB; refused with ways out where it takes more"),
+    flag(
+        "allow",
+        "NAMES",
+        "Which changes of the numbers may bring it there: bf16 (activations rounded while they wait for backward), split-bn (batch statistics of parts of a batch)",
+    ),
     flag("assert-peak", "BYTES", "Fail where the plan takes more"),
     flag("threads", "N", "Threads; results do not depend on it [default: all that the machine has]"),
     flag("isa", "NAME", "Vector instructions: auto, avx512, avx2, neon, portable [default: auto]"),

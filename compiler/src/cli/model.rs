@@ -92,7 +92,7 @@ pub(crate) fn say(text: impl std::fmt::Display) {
 /// What the compiler refuses.
 pub(crate) fn compile(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>) -> Result<Compiled, Failure> {
     budget::compile(imported, recipe, data).map_err(|error| match error {
-        BudgetError::AssertedPeak { .. } => Failure::failed(error),
+        BudgetError::AssertedPeak { .. } | BudgetError::Memory { .. } => Failure::failed(error),
         _ => Failure::refused(error),
     })
 }

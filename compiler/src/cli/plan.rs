@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::flags::RecipeFlags;
 use super::output::{Align, Output, Table, bytes, count};
 use super::{model, schemes};
+use crate::accounting;
 use crate::budget::planned_bytes;
 use crate::explain::explain;
 use crate::pipeline::Compiled;
@@ -112,7 +113,10 @@ fn to_json(compiled: &Compiled, recipe: &Recipe) -> Value {
         "by_class": by_class,
         "phases": phases.collect::<Vec<_>>(),
         "recomputed": { "stretches": recomputation.stretches, "share_of_forward": recomputation.share },
-        "budget_bytes": recipe.memory.map(|memory| memory.0),
+        "narrow": { "values": recomputation.narrow, "share_of_forward": recomputation.narrow_share },
+        "micro_batches": recomputation.micro_batches,
+        "published_bytes": accounting::of(compiled, &recipe.mutation(), recipe.epochs, recipe.epochs).published_peak,
+        "budget_bytes": recipe.memory.and_then(|memory| memory.total).map(|total| total.0),
         "layers": layers.collect::<Vec<_>>(),
         "batch": manifest.batch,
         "threads": manifest.threads,
@@ -166,6 +170,19 @@ pub(crate) fn print(compiled: &Compiled, output: &mut Output) -> Result<(), Fail
 /// What backward computes again, and what that costs.
 fn print_recomputation(compiled: &Compiled, output: &mut Output) -> Result<(), Failure> {
     let recomputation = &compiled.recomputation;
+    if recomputation.micro_batches > 1 {
+        let (parts, percent) = (recomputation.micro_batches, recomputation.micro_batch_share() * 100.0);
+        output.text(&format!(
+            "\nA batch is computed in {parts} parts, their gradients summed, at about {percent:.0} % of the forward pass.\n"
+        ))?;
+    }
+    if !recomputation.narrow.is_empty() {
+        let (count, percent) = (recomputation.narrow.len(), recomputation.narrow_share * 100.0);
+        output.text(&format!(
+            "\nKept as bf16 for the backward pass, at about {percent:.0} % of the forward pass: what {count} parts of it end with\n"
+        ))?;
+        output.text(&format!("  {}\n", recomputation.narrow.join(", ")))?;
+    }
     if recomputation.stretches.is_empty() {
         return Ok(());
     }

@@ -207,7 +207,7 @@ impl Training {
         let mut parameters = Sources::new();
         for id in graph.parameters() {
             let missing = || InterpretError::MissingSource { name: graph.node(id).outputs[0].name.clone() };
-            parameters.insert(id, Reference::from(graph.initial.get(&id).ok_or_else(missing)?));
+            parameters.insert(id, Reference::from(graph.initial.get(&id).ok_or_else(missing)?.as_ref()));
         }
         let (masks, moments, gradients) = Default::default();
         Ok(Training { graph, optimizer, parameters, masks, moments, gradients, output: None, steps: 0 })
@@ -371,7 +371,7 @@ mod tests {
         let x = node(&mut graph, "x", Input { shape: Shape::batched(&[1]) }, &[]);
         let target = node(&mut graph, "t", TargetOp { shape: Shape::batched(&[1]) }, &[]);
         let w = node(&mut graph, "w", Parameter { dims: vec![1, 1], role: Role::Trainable }, &[]);
-        graph.initial.insert(w.node, Tensor::full(&[1, 1], 3.0));
+        graph.initial.insert(w.node, Tensor::full(&[1, 1], 3.0).into());
         let y = node(&mut graph, "y", Linear {}, &[x, w]);
         node(&mut graph, "loss", MeanSquaredError {}, &[y, target]);
         graph.output = Some(y);
@@ -441,7 +441,7 @@ mod tests {
     fn states_follow_the_data() {
         let mut graph = product();
         let running = node(&mut graph, "running", Parameter { dims: vec![1, 1], role: Role::State }, &[]);
-        graph.initial.insert(running.node, Tensor::full(&[1, 1], 8.0));
+        graph.initial.insert(running.node, Tensor::full(&[1, 1], 8.0).into());
         let w = Value { node: graph.parameters()[0], output: 0 };
         let new = node(&mut graph, "new", RunningAverage { momentum: 0.5 }, &[running, w]);
         graph.state_updates.insert(running.node, new);

@@ -29,7 +29,7 @@ impl Grower {
         let name = format!("parameter.{}", self.graph.len());
         let info = ValueInfo { name: name.clone(), shape: Shape::uniform(dims) };
         let id = self.graph.add(name, Op::from(Parameter { dims: dims.to_vec(), role }), &[], vec![info]);
-        self.graph.initial.insert(id, Tensor::full(dims, 0.0));
+        self.graph.initial.insert(id, Tensor::full(dims, 0.0).into());
         Value { node: id, output: 0 }
     }
 

@@ -14,6 +14,7 @@ use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// A node of one [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,7 +82,7 @@ pub struct Graph {
     /// New value of each state parameter after a training step; keyed by the parameter's node.
     pub state_updates: BTreeMap<NodeId, Value>,
     /// Initial value of each parameter; keyed by the parameter's node.
-    pub initial: BTreeMap<NodeId, Tensor>,
+    pub initial: BTreeMap<NodeId, Arc<Tensor>>,
 }
 
 /// Cutting a graph into an order failed: some nodes depend on themselves.
@@ -210,28 +211,30 @@ impl Graph {
         self.len() == 0
     }
 
-    /// All nodes, producers before consumers, ties by insertion: the order goldens and schedules rely on.
+    /// All nodes, producers before consumers, ties by insertion: the order goldens and schedules rely on. What makes a value narrow comes as
+    /// soon as it can, so that the wide one is not kept for it.
     ///
     /// # Errors
     /// A node that depends on itself.
     pub fn topological(&self) -> Result<Vec<NodeId>, Cycle> {
         let mut waiting: HashMap<NodeIndex, usize> = HashMap::new();
         let mut ready = BTreeSet::new();
+        let priority = |node: NodeIndex| (!matches!(self.nodes[node].op, Op::Narrow(_)), node);
         for node in self.nodes.node_indices() {
             let count = self.nodes.edges_directed(node, Direction::Incoming).count();
             waiting.insert(node, count);
             if count == 0 {
-                ready.insert(node);
+                ready.insert(priority(node));
             }
         }
         let mut order = Vec::with_capacity(self.nodes.node_count());
-        while let Some(node) = ready.pop_first() {
+        while let Some((_, node)) = ready.pop_first() {
             order.push(NodeId(node));
             for edge in self.nodes.edges_directed(node, Direction::Outgoing) {
                 if let Some(count) = waiting.get_mut(&edge.target()) {
                     *count -= 1;
                     if *count == 0 {
-                        ready.insert(edge.target());
+                        ready.insert(priority(edge.target()));
                     }
                 }
             }

@@ -188,7 +188,7 @@ impl Parser {
             }
         }
         if let Some(initial) = initial {
-            self.graph.initial.insert(id, initial);
+            self.graph.initial.insert(id, initial.into());
         }
         Ok(())
     }
@@ -360,7 +360,7 @@ update %running = %next
         let graph = parse(MODEL).unwrap();
         assert_eq!(without_comments(&print(&graph)), without_comments(MODEL));
         assert_eq!(graph.parameters().len(), 2);
-        assert_eq!(graph.initial[&graph.parameters()[0]], Tensor::full(&[4, 3, 3, 3], 0.0));
+        assert_eq!(*graph.initial[&graph.parameters()[0]], Tensor::full(&[4, 3, 3, 3], 0.0));
     }
 
     #[test]
@@ -377,7 +377,7 @@ update %running = %next
     fn hash_follows_the_initial_value() {
         let mut graph = parse(MODEL).unwrap();
         let before = print(&graph);
-        graph.initial.values_mut().next().unwrap().values[5] = 1.0;
+        std::sync::Arc::make_mut(graph.initial.values_mut().next().unwrap()).values[5] = 1.0;
         let after = print(&graph);
         assert_ne!(before, after);
         assert_eq!(without_comments(&before), without_comments(&after));

@@ -27,6 +27,7 @@
 //! - [`Invariant::Loss`]: there is at most one loss, exactly one once differentiated; it compares `logits` with the target; nothing reads
 //!   it but the backward pass, which begins at its gradient.
 //! - [`Invariant::Softmax`]: of a model that ends in a softmax over classes, the loss reads what comes before it.
+//! - [`Invariant::Narrow`]: what is narrow is only widened, and nothing else is.
 //! - [`Invariant::Specialized`]: batch normalization, dropout and random switches are taken apart once specialised.
 
 use super::graph::Role;
@@ -67,6 +68,7 @@ pub enum Invariant {
     StateUpdates,
     Loss,
     Softmax,
+    Narrow,
     Specialized,
 }
 
@@ -222,6 +224,16 @@ impl Check<'_> {
         match &graph.node(id).op {
             op @ (Op::BatchNormalization(_) | Op::Dropout(_) | Op::Bernoulli(_)) if self.stage >= Stage::Specialized => {
                 self.broken(Invariant::Specialized, name, format!("{} is left over; specialise the graph first", op.operator().name()));
+            }
+            Op::Narrow(_) => {
+                let uses = graph.uses(Value { node: id, output: 0 });
+                if let Some((reader, _)) = uses.into_iter().find(|(reader, _)| !matches!(graph.node(*reader).op, Op::Widen(_))) {
+                    let reader = graph.node(reader).name.clone();
+                    self.broken(Invariant::Narrow, name, format!("'{reader}' reads it as it is; widen it first"));
+                }
+            }
+            Op::Widen(_) if !graph.inputs(id).iter().any(|value| matches!(graph.node(value.node).op, Op::Narrow(_))) => {
+                self.broken(Invariant::Narrow, name, "it widens what is not narrow");
             }
             Op::Softmax(_) => {
                 let result = Value { node: id, output: 0 };
@@ -446,13 +458,13 @@ logits %y
     fn parameters_have_an_initial_value_of_their_extents() {
         let mut graph = model();
         let w = node(&graph, "w");
-        graph.initial.insert(w, Tensor::full(&[2, 8], 0.0));
+        graph.initial.insert(w, Tensor::full(&[2, 8], 0.0).into());
         breaks(&graph, Stage::Imported, Invariant::Initial, "w", "[2, 8]");
         graph.initial.remove(&w);
         breaks(&graph, Stage::Imported, Invariant::Initial, "w", "without an initial value");
         let mut graph = model();
         let h = node(&graph, "h");
-        graph.initial.insert(h, Tensor::full(&[], 0.0));
+        graph.initial.insert(h, Tensor::full(&[], 0.0).into());
         breaks(&graph, Stage::Imported, Invariant::Initial, "h", "no parameter");
     }
 
@@ -460,9 +472,9 @@ logits %y
     fn tensors_are_complete_and_finite() {
         let mut graph = model();
         let w = node(&graph, "w");
-        graph.initial.get_mut(&w).unwrap().values[3] = f32::NAN;
+        std::sync::Arc::make_mut(graph.initial.get_mut(&w).unwrap()).values[3] = f32::NAN;
         breaks(&graph, Stage::Imported, Invariant::Finite, "w", "element 3 is NaN");
-        graph.initial.get_mut(&w).unwrap().values.pop();
+        std::sync::Arc::make_mut(graph.initial.get_mut(&w).unwrap()).values.pop();
         breaks(&graph, Stage::Imported, Invariant::Tensor, "w", "15 values");
         let mut graph = model();
         let y = node(&graph, "y");

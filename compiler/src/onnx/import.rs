@@ -557,7 +557,7 @@ impl<'m> Importer<'m> {
         }
         let info = ValueInfo { name: name.to_owned(), shape: Shape::uniform(&dims) };
         let node = self.graph.add(name, Op::Parameter(Parameter { dims: dims.clone(), role }), &[], vec![info]);
-        self.graph.initial.insert(node, Tensor { dims, values });
+        self.graph.initial.insert(node, Tensor { dims, values }.into());
         let value = Value { node, output: 0 };
         self.bind(name, value);
         Ok(value)

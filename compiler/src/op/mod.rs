@@ -12,6 +12,7 @@ mod infer;
 pub mod linear;
 pub mod loss;
 pub mod matrix_product;
+pub mod narrow;
 pub mod normalization;
 pub mod pooling;
 pub mod reduction;
@@ -39,6 +40,7 @@ pub use embedding::{Embedding, EmbeddingGradient};
 pub use linear::{Linear, LinearBackward, LinearWeightGradient};
 pub use loss::{MeanSquaredError, SoftmaxCrossEntropy};
 pub use matrix_product::MatrixProduct;
+pub use narrow::{Narrow, Widen};
 pub use normalization::{BatchMoments, BatchNormalization, Normalize, NormalizeBackward, NormalizeSums, RunningAverage};
 pub use pooling::{AveragePool, AveragePoolGradient, MaxPool, MaxPoolGradient};
 pub use reduction::{Expand, ReduceMax, ReduceMean, SumTo};
@@ -227,6 +229,11 @@ operators! {
     Clip,
     /// (dy, x) -> dy where low <= x <= high, else 0
     ClipGradient,
+    // Storage
+    /// x -> x as bf16: rounded, in half the bytes.
+    Narrow,
+    /// bf16 -> f32
+    Widen,
     // Dropout
     /// As imported; `pass::specialize` makes it a mask and a product, or nothing.
     Dropout,
@@ -300,6 +307,8 @@ impl Op {
                 | Op::NormalizeBackward(_)
                 | Op::RunningAverage(_)
                 | Op::Expand(_)
+                | Op::Narrow(_)
+                | Op::Widen(_)
         )
     }
 }

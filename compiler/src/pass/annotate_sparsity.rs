@@ -105,6 +105,13 @@ impl SparsityTable {
         self.layers.iter().find(|layer| layer.parameter == parameter)
     }
 
+    /// Counts `again`, which repeats `user`, among the users of the same weight.
+    pub fn add_user(&mut self, user: NodeId, again: NodeId) {
+        if let Some(layer) = self.layers.iter_mut().find(|layer| layer.users.contains(&user)) {
+            layer.users.push(again);
+        }
+    }
+
     /// The entry of the weight that a Convolution or Linear node multiplies by.
     pub fn of_user(&self, user: NodeId) -> Option<&LayerSparsity> {
         self.layers.iter().find(|layer| layer.users.contains(&user))

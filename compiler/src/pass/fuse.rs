@@ -5,7 +5,7 @@
 //!
 //! What may share a cluster: nodes that iterate over the same shape. That of an element-wise node is its output's; that of a reduction
 //! ([`Op::NormalizeSums`], [`Op::SumTo`]) its first operand's, so a reduction sums up a chain as the chain is computed. A reduction's result
-//! is known only after the whole pass: nothing reads it inside of its cluster. Shapes being equal, uniform nodes never join batched ones.
+//! is known only after the whole pass: nothing reads it inside of its cluster. Nor what a cluster narrows, or it would never be rounded. Shapes being equal, uniform nodes never join batched ones.
 //!
 //! Method: greedy along the given order. A node starts a cluster of its own, then merges with the cluster of each operand's
 //! producer, in operand order, where that is allowed:
@@ -76,6 +76,7 @@ pub fn fuse(graph: &Graph, order: &[NodeId]) -> FusionTable {
             }
         }
     }
+    contraction.join_narrow();
     contraction.table()
 }
 
@@ -130,6 +131,22 @@ impl<'a> Contraction<'a> {
         }
     }
 
+    /// Lets each narrowing of what is not computed element by element share the pass of somebody else who reads that.
+    fn join_narrow(&mut self) {
+        let newest = self.order.len().saturating_sub(1);
+        for node in 0..self.order.len() {
+            if !matches!(self.graph.node(self.order[node]).op, Op::Narrow(_)) || self.members[self.unit[node]].len() > 1 {
+                continue;
+            }
+            let readers: Vec<usize> = self.producers[node].iter().flat_map(|&producer| &self.readers[producer]).copied().collect();
+            for reader in readers {
+                if self.shapes[reader] == self.shapes[node] && self.members[self.unit[node]] == [node] {
+                    self.merge(self.unit[reader], self.unit[node], newest);
+                }
+            }
+        }
+    }
+
     /// Merges two units, if that is allowed, while nodes up to `newest` have been placed.
     fn merge(&mut self, a: usize, b: usize, newest: usize) {
         if a == b || self.reads_reduction(a, b) || self.reads_reduction(b, a) {
@@ -148,9 +165,10 @@ impl<'a> Contraction<'a> {
         self.members[kept] = together;
     }
 
-    /// Whether `reader` reads the result of a reduction in `unit`.
+    /// Whether `reader` reads the result of a reduction in `unit`, or what is narrow there.
     fn reads_reduction(&self, reader: usize, unit: usize) -> bool {
-        let reductions = self.members[unit].iter().filter(|&&node| is_reduction(&self.graph.node(self.order[node]).op));
+        let ends = |op: &Op| is_reduction(op) || matches!(op, Op::Narrow(_));
+        let reductions = self.members[unit].iter().filter(|&&node| ends(&self.graph.node(self.order[node]).op));
         reductions.flat_map(|&node| &self.readers[node]).any(|&node| self.unit[node] == reader)
     }
 

@@ -1,18 +1,19 @@
-//! Rematerialization: activations that backward reads are computed again, just before it reads them, where keeping them takes too much memory.
+//! Rematerialization: activations that backward reads are computed again, just before it reads them, where keeping them takes too much memory;
+//! or they are kept rounded to half of their bytes, where that is allowed.
 //!
 //! The forward pass is seen as a chain of *links*. A link ends with a value that is all that later forward nodes read of what came
-//! before: any value of a plain network, the sums of a residual one. [`Chain::choose`] cuts the chain into stretches that are kept and
-//! stretches that are computed again from the link before them; [`rematerialize`] adds the nodes that do it.
+//! before: any value of a plain network, the sums of a residual one. [`Chain::choose`] cuts the chain into stretches that are kept, wide or
+//! narrow, and stretches that are computed again from the link before them; [`rematerialize`] adds the nodes that do it.
 //!
 //! On a chain the choice is optimal for the costs it is given: a dynamic program over (link, bytes kept so far), in the manner of the
 //! optimal checkpointing of Beaumont et al. (2020), with one level of recomputation. In a network that is no chain, links hold what lies
 //! between two narrow places.
 //!
 //! Only forward nodes are repeated, on the same operands, so a step has the same bits as without. Uniform values (statistics, parameters) and
-//! dropout masks are always kept.
+//! dropout masks are always kept as they are. What is narrow is rounded for backward alone: the forward pass, and so the loss, is that of f32.
 
 use crate::ir::{Graph, NodeId, Value, ValueInfo};
-use crate::op::Op;
+use crate::op::{Narrow, Op, Widen};
 use crate::pass::differentiate::{DifferentiateError, loss_node};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -37,6 +38,8 @@ pub struct Link {
     pub end_bytes: usize,
     /// Bytes of what backward reads of its other values, an example.
     pub inner_bytes: usize,
+    /// Of `end_bytes` and `inner_bytes`: what may be narrow.
+    pub narrowable: [usize; 2],
     /// Bytes of the largest of its values, an example.
     pub largest_bytes: usize,
     /// Seconds an example to compute again what backward reads inside of it.
@@ -61,6 +64,22 @@ pub struct Stretch {
     pub first: usize,
     /// Its last link.
     pub last: usize,
+}
+
+/// What becomes of the links of a [`Chain`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// What is computed again.
+    pub stretches: Vec<Stretch>,
+    /// Links of which backward reads narrow values, ascending: all that are kept of each, in a stretch its end.
+    pub narrow: Vec<usize>,
+}
+
+impl Choice {
+    /// Whether everything is kept as it is.
+    pub fn is_empty(&self) -> bool {
+        self.stretches.is_empty() && self.narrow.is_empty()
+    }
 }
 
 impl Chain {
@@ -90,47 +109,69 @@ impl Chain {
         self.links.iter().map(|link| link.inner_bytes + link.end_bytes).sum()
     }
 
-    /// The cheapest stretches to compute again, such that what is kept and what is computed again at any time is at most `bytes` an example;
-    /// `None` where even the least takes more.
-    pub fn choose(&self, bytes: usize) -> Option<Vec<Stretch>> {
+    /// The cheapest choice such that what is kept and what is computed again at any time is at most `bytes` an example; `None` where even the
+    /// least takes more. `narrow` says whether values may be kept narrow.
+    pub fn choose(&self, bytes: usize, narrow: bool) -> Option<Choice> {
         let bucket = bytes.div_ceil(BUCKETS).max(1);
         let mut search = Search { best: vec![vec![None; BUCKETS + 1]; self.links.len() + 1] };
-        search.best[0][0] = Some(Step { seconds: 0.0, before: (0, 0), again: false });
+        search.best[0][0] = Some(Step { seconds: 0.0, before: (0, 0), again: false, narrow: false });
+        let storages: &[bool] = if narrow { &[false, true] } else { &[false] };
         for first in 0..self.links.len() {
             for kept in 0..=BUCKETS {
                 let Some(so_far) = search.best[first][kept].map(|step| step.seconds) else { continue };
                 let link = &self.links[first];
-                let whole = kept + (link.inner_bytes + link.end_bytes).div_ceil(bucket);
-                if whole + (2 * link.largest_bytes).div_ceil(bucket) <= BUCKETS {
-                    search.improve(first + 1, whole, Step { seconds: so_far, before: (first, kept), again: false });
+                for &narrow in storages {
+                    let saved = if narrow { (link.narrowable[0] + link.narrowable[1]) / 2 } else { 0 };
+                    let whole = kept + (link.inner_bytes + link.end_bytes - saved).div_ceil(bucket);
+                    if whole + (2 * link.largest_bytes).div_ceil(bucket) <= BUCKETS {
+                        let seconds = so_far + narrowing_seconds(saved);
+                        search.improve(first + 1, whole, Step { seconds, before: (first, kept), again: false, narrow });
+                    }
                 }
                 let (mut inside, mut seconds, mut largest) = (0, so_far, 0);
                 for last in first..self.links.len().min(first + LONGEST_STRETCH) {
                     let link = &self.links[last];
                     largest = largest.max(link.largest_bytes);
                     inside += link.inner_bytes;
-                    let held = kept + link.end_bytes.div_ceil(bucket);
-                    if held + (inside + 2 * largest).div_ceil(bucket) > BUCKETS {
+                    let mut fits = false;
+                    for &narrow in storages {
+                        let saved = if narrow { link.narrowable[0] / 2 } else { 0 };
+                        let held = kept + (link.end_bytes - saved).div_ceil(bucket);
+                        if held + (inside + 2 * largest).div_ceil(bucket) <= BUCKETS {
+                            fits = true;
+                            let seconds = seconds + link.inner_seconds + narrowing_seconds(saved);
+                            search.improve(last + 1, held, Step { seconds, before: (first, kept), again: true, narrow });
+                        }
+                    }
+                    if !fits {
                         break;
                     }
-                    let step = Step { seconds: seconds + link.inner_seconds, before: (first, kept), again: true };
-                    search.improve(last + 1, held, step);
                     inside += link.end_bytes;
                     seconds += link.seconds;
                 }
             }
         }
-        search.stretches(self.links.len())
+        search.choice(self.links.len())
     }
 
-    /// What computing `stretches` again adds to the forward pass, as a share of it.
-    pub fn share(&self, stretches: &[Stretch]) -> f64 {
+    /// What computing stretches again adds to the forward pass, and what narrowing and widening does, as shares of it.
+    pub fn shares(&self, choice: &Choice) -> [f64; 2] {
         let of = |stretch: &Stretch| {
             let before: f64 = self.links[stretch.first..stretch.last].iter().map(|link| link.seconds).sum();
             before + self.links[stretch.last].inner_seconds
         };
-        stretches.iter().map(of).sum::<f64>() / self.seconds.max(f64::MIN_POSITIVE)
+        let narrow = choice.narrow.iter().map(|&link| {
+            let [end, inner] = self.links[link].narrowable;
+            let kept = if choice.stretches.iter().any(|stretch| stretch.last == link) { end } else { end + inner };
+            narrowing_seconds(kept / 2)
+        });
+        [choice.stretches.iter().map(of).sum::<f64>(), narrow.sum()].map(|seconds| seconds / self.seconds.max(f64::MIN_POSITIVE))
     }
+}
+
+/// Seconds to write narrow what `saved` bytes less are kept of, and to read it and write it wide again: ten bytes of traffic for two saved.
+fn narrowing_seconds(saved: usize) -> f64 {
+    saved as f64 * 5.0 / BYTES_PER_SECOND
 }
 
 /// The best way known to some (link, bytes kept).
@@ -140,6 +181,8 @@ struct Step {
     before: (usize, usize),
     /// Whether the links since `before` are computed again.
     again: bool,
+    /// Whether what is kept of them is narrow.
+    narrow: bool,
 }
 
 struct Search {
@@ -154,20 +197,24 @@ impl Search {
         }
     }
 
-    fn stretches(&self, links: usize) -> Option<Vec<Stretch>> {
+    fn choice(&self, links: usize) -> Option<Choice> {
         let cost = |kept: &usize| self.best[links][*kept].map_or(f64::INFINITY, |step| step.seconds);
         let end = (0..=BUCKETS).min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
         let mut at = (links, end);
-        let mut stretches = Vec::new();
+        let mut choice = Choice::default();
         self.best[links][end]?;
         while let Some(step) = self.best[at.0][at.1].filter(|_| at.0 > 0) {
             if step.again {
-                stretches.push(Stretch { first: step.before.0, last: at.0 - 1 });
+                choice.stretches.push(Stretch { first: step.before.0, last: at.0 - 1 });
+            }
+            if step.narrow {
+                choice.narrow.push(at.0 - 1);
             }
             at = step.before;
         }
-        stretches.reverse();
-        Some(stretches)
+        choice.stretches.reverse();
+        choice.narrow.reverse();
+        Some(choice)
     }
 }
 
@@ -251,6 +298,25 @@ impl<'a> Forward<'a> {
         nodes.iter().copied().filter(|id| needed.contains(id)).collect()
     }
 
+    /// Whether backward may read `value` rounded: it lies in memory, and is neither the result nor a mask that scales by a constant.
+    fn is_narrowable(&self, value: Value) -> bool {
+        let is_result = self.graph.logits == Some(value) || self.graph.output == Some(value);
+        let is_mask = matches!(self.graph.node(value.node).op, Op::DropoutMask(_));
+        !is_result && !is_mask && self.read_backward(value) && self.is_stored(value)
+    }
+
+    /// Nodes among `nodes` whose results lie nowhere and are read by backward, or by such nodes, and depend on what is `narrow`; in order.
+    fn passing(&self, nodes: &[NodeId], narrow: &BTreeMap<Value, Value>) -> Vec<NodeId> {
+        let unstored: Vec<NodeId> = nodes.iter().copied().filter(|&id| self.batched(id).all(|value| !self.is_stored(value))).collect();
+        let mut changed: BTreeSet<NodeId> = BTreeSet::new();
+        for id in self.closure(&unstored, |value| self.read_backward(value)) {
+            if self.graph.inputs(id).iter().any(|value| narrow.contains_key(value) || changed.contains(&value.node)) {
+                changed.insert(id);
+            }
+        }
+        nodes.iter().copied().filter(|id| changed.contains(id)).collect()
+    }
+
     fn link(&self, nodes: Vec<NodeId>, end: Value, density: &impl Fn(NodeId) -> f64) -> Link {
         let graph = self.graph;
         let values = || nodes.iter().flat_map(|&id| self.batched(id));
@@ -260,6 +326,8 @@ impl<'a> Forward<'a> {
             end,
             end_bytes: bytes(graph, end),
             inner_bytes: values().filter(|&value| inner(value) && self.is_stored(value)).map(|value| bytes(graph, value)).sum(),
+            narrowable: [vec![end], values().filter(|&value| inner(value)).collect()]
+                .map(|values| values.into_iter().filter(|&value| self.is_narrowable(value)).map(|value| bytes(graph, value)).sum()),
             largest_bytes: values().map(|value| bytes(graph, value)).max().unwrap_or(0),
             inner_seconds: cost(self.closure(&nodes, inner)),
             seconds: cost(self.closure(&nodes, |value| value == end || inner(value))),
@@ -292,51 +360,131 @@ fn seconds(graph: &Graph, id: NodeId, density: f64) -> f64 {
     flops / FLOPS_PER_SECOND + batched.map(|shape| shape.elements() as f64 * 4.0).sum::<f64>() / BYTES_PER_SECOND
 }
 
-/// Adds nodes that compute `stretches` of `chain` again, and makes backward read them. They are added in the order that backward comes to
-/// them, after all others: an order that prefers earlier nodes runs them as late as it can.
+/// Adds nodes that compute stretches of `chain` again, narrow what `choice` says and widen it, and makes backward read those. They are added
+/// in the order that backward comes to them, after all others: an order that prefers earlier nodes runs them as late as it can.
+///
+/// Returns each repeated node with the one that repeats it.
 ///
 /// # Errors
 /// The graph has no loss, or a cycle.
-pub fn rematerialize(graph: &mut Graph, chain: &Chain, stretches: &[Stretch]) -> Result<(), DifferentiateError> {
+pub fn rematerialize(graph: &mut Graph, chain: &Chain, choice: &Choice) -> Result<Vec<(NodeId, NodeId)>, DifferentiateError> {
     let forward = Forward::of(graph)?;
-    let plans: Vec<Vec<NodeId>> = stretches
-        .iter()
-        .rev()
-        .map(|stretch| {
-            let links = &chain.links[stretch.first..=stretch.last];
-            let nodes: Vec<NodeId> = links.iter().flat_map(|link| &link.nodes).copied().collect();
-            let end = chain.links[stretch.last].end;
-            forward.closure(&nodes, |value| value != end && forward.read_backward(value))
-        })
-        .collect();
-    let is_forward: BTreeSet<NodeId> = forward.order.iter().copied().collect();
-    let kept: BTreeSet<Value> = stretches.iter().map(|stretch| chain.links[stretch.last].end).collect();
-    for nodes in plans {
-        repeat(graph, &nodes, &is_forward, &kept);
+    let steps = forward.steps(chain, choice);
+    let mut pass = Repetition {
+        is_forward: forward.order.iter().copied().collect(),
+        ends: choice.stretches.iter().map(|stretch| chain.links[stretch.last].end).collect(),
+        wide: BTreeMap::new(),
+        repeated: Vec::new(),
+        graph,
+    };
+    for step in steps {
+        step.narrow.into_iter().for_each(|value| pass.narrow(value));
+        pass.repeat(&step.nodes);
     }
-    Ok(())
+    Ok(pass.repeated)
 }
 
-/// Adds a copy of each of `nodes`, which read each other's copies, and moves what is not forward to the copies.
-fn repeat(graph: &mut Graph, nodes: &[NodeId], is_forward: &BTreeSet<NodeId>, kept: &BTreeSet<Value>) {
-    let mut copies: BTreeMap<Value, Value> = BTreeMap::new();
-    for &id in nodes {
-        let inputs: Vec<Value> = graph.inputs(id).iter().map(|value| copies.get(value).copied().unwrap_or(*value)).collect();
-        let node = graph.node(id).clone();
-        let outputs: Vec<ValueInfo> = node
-            .outputs
-            .iter()
-            .map(|output| ValueInfo { name: graph.fresh_name(&format!("{}.again", output.name)), shape: output.shape.clone() })
-            .collect();
-        let copy = graph.add(format!("{}.again", node.name), node.op, &inputs, outputs);
-        let pairs = graph.outputs(id).into_iter().zip(graph.outputs(copy));
-        copies.extend(pairs.filter(|(value, _)| graph.shape(*value).is_batched() && !kept.contains(value)));
+/// What is added for a stretch, or for a link that is kept.
+struct Addition {
+    /// Values that backward reads narrow from here on.
+    narrow: Vec<Value>,
+    /// Nodes that are repeated.
+    nodes: Vec<NodeId>,
+}
+
+impl Forward<'_> {
+    /// What `choice` adds, from the last link to the first.
+    fn steps(&self, chain: &Chain, choice: &Choice) -> Vec<Addition> {
+        let is_narrow = |link: usize| choice.narrow.binary_search(&link).is_ok();
+        let narrowable = |value: &Value| self.is_narrowable(*value);
+        let kept = |link: usize| -> Vec<Value> {
+            let values = chain.links[link].nodes.iter().rev().flat_map(|&id| self.batched(id));
+            if is_narrow(link) { values.filter(narrowable).collect() } else { vec![] }
+        };
+        let end = |link: usize| Some(chain.links[link].end).filter(|value| is_narrow(link) && narrowable(value));
+        // Which values are narrow has to be known before what passes them on; to whom they are widened doesn't.
+        let mut narrow: BTreeMap<Value, Value> = BTreeMap::new();
+        let mut steps = Vec::new();
+        let stretch_of = |link: usize| choice.stretches.iter().find(|stretch| (stretch.first..=stretch.last).contains(&link));
+        let mut link = chain.links.len();
+        while link > 0 {
+            let stretch = stretch_of(link - 1).copied();
+            let first = stretch.map_or(link - 1, |stretch| stretch.first);
+            let mut own: Vec<Value> = stretch.map_or_else(|| kept(link - 1), |stretch| end(stretch.last).into_iter().collect());
+            // What this reads of the link before.
+            own.extend(first.checked_sub(1).and_then(end));
+            narrow.extend(own.iter().map(|value| (*value, *value)));
+            let nodes: Vec<NodeId> = chain.links[first..link].iter().flat_map(|link| &link.nodes).copied().collect();
+            let nodes = match stretch {
+                Some(stretch) => self.closure(&nodes, |value| value != chain.links[stretch.last].end && self.read_backward(value)),
+                None => self.passing(&nodes, &narrow),
+            };
+            steps.push(Addition { narrow: own, nodes });
+            link = first;
+        }
+        steps
     }
-    let repeated: BTreeSet<NodeId> = copies.values().map(|copy| copy.node).collect();
-    for (&value, &copy) in &copies {
-        for (reader, position) in graph.uses(value) {
-            if !is_forward.contains(&reader) && !repeated.contains(&reader) && !graph.node(reader).op.is_loss() {
-                graph.set_input(reader, position, copy);
+}
+
+/// The graph while forward nodes are repeated for backward.
+struct Repetition<'g> {
+    graph: &'g mut Graph,
+    is_forward: BTreeSet<NodeId>,
+    /// Ends of stretches: kept.
+    ends: BTreeSet<Value>,
+    /// For each value that is kept narrow: what backward reads.
+    wide: BTreeMap<Value, Value>,
+    repeated: Vec<(NodeId, NodeId)>,
+}
+
+impl Repetition<'_> {
+    /// Readers of `value` that are neither part of the forward pass nor the loss, and the positions at which they read it.
+    fn backward_readers(&self, value: Value) -> Vec<(NodeId, usize)> {
+        let graph = &*self.graph;
+        let backward = |(reader, _): &(NodeId, usize)| !self.is_forward.contains(reader) && !graph.node(*reader).op.is_loss();
+        graph.uses(value).into_iter().filter(backward).collect()
+    }
+
+    fn add(&mut self, like: Value, suffix: &str, op: Op, input: Value) -> Value {
+        let ValueInfo { name, shape } = self.graph.info(like).clone();
+        let info = ValueInfo { name: self.graph.fresh_name(&format!("{name}.{suffix}")), shape };
+        let node = self.graph.add(info.name.clone(), op, &[input], vec![info]);
+        Value { node, output: 0 }
+    }
+
+    /// Makes backward read `value` through half of its bytes.
+    fn narrow(&mut self, value: Value) {
+        if self.wide.contains_key(&value) {
+            return;
+        }
+        let readers = self.backward_readers(value);
+        let narrow = self.add(value, "narrow", Narrow {}.into(), value);
+        let wide = self.add(value, "wide", Widen {}.into(), narrow);
+        readers.into_iter().for_each(|(reader, position)| self.graph.set_input(reader, position, wide));
+        self.wide.insert(value, wide);
+    }
+
+    /// Adds a copy of each of `nodes`, which read each other's copies and what is wide again, and moves what is not forward to the copies.
+    fn repeat(&mut self, nodes: &[NodeId]) {
+        let mut copies: BTreeMap<Value, Value> = BTreeMap::new();
+        for &id in nodes {
+            let read = |value: &Value| copies.get(value).or_else(|| self.wide.get(value)).copied().unwrap_or(*value);
+            let inputs: Vec<Value> = self.graph.inputs(id).iter().map(read).collect();
+            let node = self.graph.node(id).clone();
+            let again = |output: &ValueInfo| ValueInfo { name: self.graph.fresh_name(&format!("{}.again", output.name)), ..output.clone() };
+            let outputs: Vec<ValueInfo> = node.outputs.iter().map(again).collect();
+            let copy = self.graph.add(format!("{}.again", node.name), node.op, &inputs, outputs);
+            self.repeated.push((id, copy));
+            let pairs = self.graph.outputs(id).into_iter().zip(self.graph.outputs(copy));
+            let is_repeated = |value: &Value| self.graph.shape(*value).is_batched() && !self.ends.contains(value);
+            copies.extend(pairs.filter(|(value, _)| is_repeated(value)));
+        }
+        let repeated: BTreeSet<NodeId> = copies.values().map(|copy| copy.node).collect();
+        for (&value, &copy) in &copies {
+            for (reader, position) in self.backward_readers(value) {
+                if !repeated.contains(&reader) {
+                    self.graph.set_input(reader, position, copy);
+                }
             }
         }
     }

@@ -39,7 +39,7 @@ pub fn check(program: &Program) -> Result<(), InvalidProgram> {
 
 fn check_slots(program: &Program) -> Result<(), InvalidProgram> {
     for slot in &program.slots {
-        let end = slot.len.checked_mul(4).and_then(|bytes| bytes.checked_add(slot.offset));
+        let end = slot.len.checked_mul(slot.element.bytes()).and_then(|bytes| bytes.checked_add(slot.offset));
         let problem = if !slot.offset.is_multiple_of(ALIGNMENT) {
             format!("offset {} is no multiple of {ALIGNMENT}", slot.offset)
         } else if end.is_none_or(|end| end > program.manifest.arena_bytes) {
@@ -136,7 +136,12 @@ impl Walk<'_> {
 
     fn tile_operand(&mut self, kind: OperandKind, operand: &Operand) -> Result<(), String> {
         match (kind, operand) {
-            (OperandKind::Pointer, Operand::Address(address)) => self.address(address, &[], &[], 0, false),
+            (OperandKind::Pointer, Operand::Address(address)) => match address.base {
+                Base::Argument(i) if self.kernel.arguments.get(i).is_some_and(|(_, element)| *element == Element::Bf16) => {
+                    Err(format!("argument `{}` is of halves, which only maps read", self.kernel.arguments[i].0))
+                }
+                _ => self.address(address, &[], &[], 0, false),
+            },
             (OperandKind::Integer, Operand::Integer(value)) => self.range(value).map(|_| ()),
             (OperandKind::Pointer, Operand::Integer(_)) => Err("an integer where a pointer is wanted".to_owned()),
             (OperandKind::Integer, Operand::Address(_)) => Err("a pointer where an integer is wanted".to_owned()),
@@ -147,6 +152,10 @@ impl Walk<'_> {
         let written = map.stores.iter().chain(&map.sums);
         if written.clone().any(|(operand, _)| operand.splat) {
             return Err("a map writes one element from many lanes".to_owned());
+        }
+        let narrow = |base| matches!(base, Base::Argument(i) if self.kernel.arguments.get(i).is_some_and(|(_, e)| *e == Element::Bf16));
+        if map.sums.iter().any(|(operand, _)| narrow(operand.address.base)) {
+            return Err("a map sums up halves".to_owned());
         }
         let values = map.loads.len() + map.operations.len();
         let early = map.operations.iter().enumerate().find(|(i, op)| nest::operands(op).iter().any(|&v| v >= map.loads.len() + i));
@@ -165,10 +174,14 @@ impl Walk<'_> {
         }
         match operand.address.base {
             Base::Null => return Err("a map reads or writes a null pointer".to_owned()),
-            Base::Argument(i) if self.kernel.arguments.get(i).is_some_and(|(_, element)| *element != Element::F32) => {
-                return Err(format!("a map reads or writes argument `{}`, which is no float", self.kernel.arguments[i].0));
-            }
-            Base::Argument(_) | Base::Scratch => {}
+            Base::Argument(i) => match self.kernel.arguments.get(i) {
+                Some((name, Element::U32)) => return Err(format!("a map reads or writes argument `{name}`, which is no float")),
+                Some((name, Element::Bf16)) if map.width == Width::Scalar || operand.splat => {
+                    return Err(format!("a map reads or writes single elements of argument `{name}`, which are halves"));
+                }
+                Some(_) | None => {}
+            },
+            Base::Scratch => {}
         }
         let vector = map.width == Width::Lanes && !operand.splat;
         if vector {

@@ -42,7 +42,8 @@ fn merges(
             let [(new, new_offset), (old, old_offset)] = [result, operand].map(|argument| launch.arguments[argument]);
             let bound_once = |slot| launch.arguments.iter().filter(|(bound, _)| *bound == slot).count() == 1;
             let (Some(&(first, last)), Some(&(_, end))) = (ranges.get(&new.0), ranges.get(&old.0)) else { continue };
-            let fits = new_offset == old_offset && slots[new.0].len == slots[old.0].len && slots[new.0].class == slots[old.0].class;
+            let alike = |slot: SlotId| (slots[slot.0].len, slots[slot.0].element, slots[slot.0].class);
+            let fits = new_offset == old_offset && alike(new) == alike(old);
             if fits && first == time && end == time && bound_once(new) && bound_once(old) {
                 merged.insert(new, old);
                 // The earlier slot lives on as the later one, under whose name launches still ask for it.
@@ -178,6 +179,7 @@ mod tests {
             len: 128,
             persistent: i >= 8,
             offset: 0,
+            in_place_of: None,
         };
         let slots: Vec<Slot> = (0..10).map(slot).collect();
         let launch = |(kernel, slots): (usize, &&[usize])| Launch {
@@ -187,7 +189,7 @@ mod tests {
             label: String::new(),
         };
         let launches: Vec<_> = launches.iter().enumerate().map(launch).collect();
-        let mut schedules = [Schedule { phase: Phase::Train, forward: launches.len(), launches }];
+        let mut schedules = [Schedule { phase: Phase::Train, turns: vec![launches.len()], launches }];
         merge(&slots, kernels, &mut schedules);
         schedules[0].launches.iter().map(|launch| launch.arguments.iter().map(|(slot, _)| slot.0).collect()).collect()
     }

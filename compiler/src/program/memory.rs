@@ -1,8 +1,8 @@
 //! The memory plan: an offset for every slot of the one arena.
 //!
 //! Persistent slots lie first, one after the other. Each phase's transient slots then share the rest: a slot lives from its first to its
-//! last launch, the largest are placed first, each at the lowest offset free of slots that live at the same time. Phases never run
-//! together, so each plans from the same start; the arena ends where the largest of them does.
+//! last launch, and each is placed at the lowest offset free of slots that live at the same time; of some orders to do that in, the one that ends
+//! lowest is taken. Phases never run together, so each plans from the same start; the arena ends where the largest of them does.
 
 use super::{Class, Schedule, Slot};
 use mest_runtime::arena::ALIGNMENT;
@@ -39,12 +39,12 @@ pub fn at_peak(slots: &[Slot], schedule: &Schedule) -> Peak {
     let classes = ["weights", "gradients", "optimizer", "masks", "topology", "activations", "transient", "state", "data"];
     let mut peak = Peak { launch, bytes: classes.map(|class| (class, 0)).into() };
     for slot in slots.iter().filter(|slot| slot.persistent) {
-        *peak.bytes.entry(slot.class.name()).or_default() += slot.len * 4;
+        *peak.bytes.entry(slot.class.name()).or_default() += slot.bytes();
     }
     for (&slot, &(first, last)) in live(launch) {
-        let kept = first < schedule.forward && schedule.forward <= last;
+        let kept = schedule.turns.iter().any(|turn| (first + 1..=last).contains(turn));
         let class = if slots[slot].class == Class::Activations && !kept { "transient" } else { slots[slot].class.name() };
-        *peak.bytes.entry(class).or_default() += slots[slot].len * 4;
+        *peak.bytes.entry(class).or_default() += slots[slot].bytes();
     }
     peak
 }
@@ -66,7 +66,7 @@ pub fn peak(slots: &[Slot], schedule: &Schedule) -> usize {
 }
 
 fn bytes(slot: &Slot) -> usize {
-    (slot.len * 4).next_multiple_of(ALIGNMENT)
+    slot.bytes().next_multiple_of(ALIGNMENT)
 }
 
 /// Sets every slot's offset and returns the arena's size in bytes.
@@ -79,28 +79,84 @@ pub fn plan(slots: &mut [Slot], schedules: &[Schedule]) -> usize {
     let mut end = next;
     for schedule in schedules {
         let ranges = live_ranges(slots, schedule);
-        let mut order: Vec<usize> = ranges.keys().copied().collect();
-        order.sort_by_key(|&s| (std::cmp::Reverse(bytes(&slots[s])), s));
-        let mut placed: Vec<usize> = Vec::new();
-        for slot in order {
-            let (first, last) = ranges[&slot];
-            let overlaps = |other: &&usize| ranges[*other].0 <= last && first <= ranges[*other].1;
-            let mut busy: Vec<(usize, usize)> =
-                placed.iter().filter(overlaps).map(|&o| (slots[o].offset, slots[o].offset + bytes(&slots[o]))).collect();
-            busy.sort_unstable();
-            let mut offset = next;
-            for (from, to) in busy {
-                if offset + bytes(&slots[slot]) <= from {
-                    break;
-                }
-                offset = offset.max(to);
-            }
+        let (offsets, phase_end) = pack(slots, &ranges, next);
+        for (slot, offset) in offsets {
             slots[slot].offset = offset;
-            end = end.max(offset + bytes(&slots[slot]));
-            placed.push(slot);
         }
+        end = end.max(phase_end);
     }
     end
+}
+
+/// Attempts from each order of slots to place them, at most.
+const PROMOTIONS: usize = 8;
+
+/// A plan within this part of what it takes at least is looked at no further.
+const CLOSE_ENOUGH: usize = 100;
+
+/// Offsets from `start` on for slots that live in `ranges`, and where the last ends: the best of some orders to place them in.
+fn pack(slots: &[Slot], ranges: &BTreeMap<usize, (usize, usize)>, start: usize) -> (Vec<(usize, usize)>, usize) {
+    let lifetime = |slot: usize| ranges[&slot].1 - ranges[&slot].0 + 1;
+    let live = live_bytes(slots, ranges);
+    let orders: [&dyn Fn(usize) -> usize; 4] = [
+        &|slot| bytes(&slots[slot]),
+        &|slot| bytes(&slots[slot]) * lifetime(slot),
+        &|slot| lifetime(slot),
+        // What lives where most does first, the largest of it first.
+        &|slot| live[ranges[&slot].0..=ranges[&slot].1].iter().copied().max().unwrap_or(0),
+    ];
+    let least = start + live.iter().copied().max().unwrap_or(0);
+    let mut best: (Vec<(usize, usize)>, usize) = (vec![], usize::MAX);
+    for weight in orders {
+        let mut order: Vec<usize> = ranges.keys().copied().collect();
+        order.sort_by_cached_key(|&slot| (std::cmp::Reverse(weight(slot)), std::cmp::Reverse(bytes(&slots[slot])), slot));
+        for _ in 0..PROMOTIONS {
+            let (placed, end) = place(slots, ranges, &order, start);
+            // What ended up on top of everything goes first next time.
+            let highest = placed.iter().position(|&(slot, offset)| offset + bytes(&slots[slot]) == end).unwrap_or(0);
+            if end < best.1 {
+                best = (placed, end);
+            }
+            if best.1 <= least + least / CLOSE_ENOUGH || order.is_empty() {
+                return best;
+            }
+            order[..=highest].rotate_right(1);
+        }
+    }
+    best
+}
+
+/// Bytes that live at each launch.
+fn live_bytes(slots: &[Slot], ranges: &BTreeMap<usize, (usize, usize)>) -> Vec<usize> {
+    let launches = ranges.values().map(|range| range.1 + 1).max().unwrap_or(0);
+    let mut live = vec![0; launches];
+    for (&slot, &(first, last)) in ranges {
+        live[first..=last].iter_mut().for_each(|sum| *sum += bytes(&slots[slot]));
+    }
+    live
+}
+
+/// Places slots in `order`, each at the lowest offset free of slots that live at the same time.
+fn place(slots: &[Slot], ranges: &BTreeMap<usize, (usize, usize)>, order: &[usize], start: usize) -> (Vec<(usize, usize)>, usize) {
+    let mut placed: Vec<(usize, usize)> = Vec::with_capacity(order.len());
+    let mut end = start;
+    for &slot in order {
+        let (first, last) = ranges[&slot];
+        let overlaps = |(other, _): &&(usize, usize)| ranges[other].0 <= last && first <= ranges[other].1;
+        let mut busy: Vec<(usize, usize)> =
+            placed.iter().filter(overlaps).map(|&(other, offset)| (offset, offset + bytes(&slots[other]))).collect();
+        busy.sort_unstable();
+        let mut offset = start;
+        for (from, to) in busy {
+            if offset + bytes(&slots[slot]) <= from {
+                break;
+            }
+            offset = offset.max(to);
+        }
+        end = end.max(offset + bytes(&slots[slot]));
+        placed.push((slot, offset));
+    }
+    (placed, end)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! [`text`] prints a program; ARCHITECTURE.md shows convolution, batch normalization and ReLU in that form.
 
 pub mod bounds;
+pub mod hoist;
 pub mod in_place;
 pub mod layout;
 pub mod lower;
@@ -75,6 +76,15 @@ pub struct Slot {
     pub persistent: bool,
     /// Bytes from the arena's start; set by [`memory::plan`].
     pub offset: usize,
+    /// The slot whose memory it takes over; set by [`in_place::merge`]'s caller.
+    pub in_place_of: Option<SlotId>,
+}
+
+impl Slot {
+    /// Its size.
+    pub fn bytes(&self) -> usize {
+        self.len * self.element.bytes()
+    }
 }
 
 /// `constant + sum of coefficient * variable`; variable v is the v-th of the kernel's domain and enclosing loops, outermost first.
@@ -156,7 +166,8 @@ pub struct MapOperand {
     pub splat: bool,
 }
 
-/// An element-wise chain over a rectangular space: loads, operations, stores and sums, all in one pass. What it writes must not overlap what
+/// An element-wise chain over a rectangular space: loads, operations, stores and sums, all in one pass. Vectors of halves are widened as they
+/// are loaded, rounded to the nearest as they are stored, and never summed. What it writes must not overlap what
 /// else it reads or writes, save that a store may overwrite a load of the very same place: engines keep sums and repeated loads in registers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Map {
@@ -236,8 +247,8 @@ pub struct Schedule {
     pub phase: mest_runtime::network::Phase,
     /// In order.
     pub launches: Vec<Launch>,
-    /// How many of them the forward pass and the loss are; the backward pass and the update follow.
-    pub forward: usize,
+    /// Numbers of the launches before which a forward pass and its loss are over: one a micro-batch.
+    pub turns: Vec<usize>,
 }
 
 /// A compiled network.

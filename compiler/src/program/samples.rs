@@ -20,8 +20,8 @@ pub(crate) fn program(
         .iter()
         .map(|&(name, element, len)| {
             let offset = end;
-            end += (len * 4).next_multiple_of(64);
-            Slot { name: name.to_owned(), class: Class::Activations, element, len, persistent: name == "x", offset }
+            end += (len * element.bytes()).next_multiple_of(64);
+            Slot { name: name.to_owned(), class: Class::Activations, element, len, persistent: name == "x", offset, in_place_of: None }
         })
         .collect();
     let scratch = kernels.iter().map(|kernel| kernel.scratch * 4).max().unwrap_or(0);
@@ -38,7 +38,7 @@ pub(crate) fn program(
         name: "sample".to_owned(),
         slots,
         kernels,
-        schedules: vec![Schedule { phase: Phase::Train, forward: launches.len(), launches }],
+        schedules: vec![Schedule { phase: Phase::Train, turns: vec![launches.len()], launches }],
         manifest: manifest(lanes, end, scratch),
     }
 }
@@ -191,6 +191,32 @@ pub(crate) fn scalars() -> Program {
     program(4, &slots, vec![kernel], &[(0, &[(0, 0), (1, 0), (3, 0)]), (0, &[(1, 0), (2, 0), (3, 18)])])
 }
 
+/// Vectors rounded to halves on their way into a slot, read back from it, and both in one map with a wide operand; halves in a sum of f32.
+pub(crate) fn halves(lanes: usize) -> Program {
+    let l = lanes;
+    let walk = |argument: usize| moved(at(argument, 0, &[(0, 12 * l as isize)]), &[4 * l, l]);
+    let map =
+        |loads, operations, stores, sums| Statement::Map(Map { width: Width::Lanes, extents: vec![3, 4], loads, operations, stores, sums });
+    let kernel = |name: &str, arguments: &[(&str, Element)], body| Kernel {
+        name: name.to_owned(),
+        arguments: arguments.iter().map(|(name, element)| ((*name).to_owned(), *element)).collect(),
+        domain: vec![2],
+        body: vec![body],
+        scratch: 0,
+    };
+    let (f, h) = (Element::F32, Element::Bf16);
+    let narrow = map(vec![walk(0)], vec![ChainOp::Add(0, 0)], vec![(walk(1), 0), (walk(2), 1)], vec![]);
+    let row_sum = moved(at(3, 0, &[(0, 3 * l as isize)]), &[l, 0]);
+    let widen = map(vec![walk(0), walk(1)], vec![ChainOp::Sub(0, 1)], vec![(walk(2), 2)], vec![(row_sum, 1)]);
+    let kernels = vec![
+        kernel("narrow", &[("x", f), ("halves", h), ("doubled", f)], narrow),
+        kernel("widen", &[("x", f), ("halves", h), ("error", f), ("sums", f)], widen),
+    ];
+    // The halves are bound in the middle of their slot: offsets count elements.
+    let slots = [("x", f, 24 * l), ("halves", h, 25 * l), ("doubled", f, 24 * l), ("error", f, 24 * l), ("sums", f, 6 * l)];
+    program(l, &slots, kernels, &[(0, &[(0, 0), (1, l), (2, 0)]), (1, &[(0, 0), (1, l), (3, 0), (4, 0)])])
+}
+
 /// Tiles: packs `[8 examples][2][3][4]` into planes, then stages each row with its neighbours in scratch and doubles what was staged.
 pub(crate) fn tiles() -> Program {
     let lanes = 4;
@@ -264,8 +290,10 @@ pub(crate) fn evaluate(program: &Program, isa: Isa) -> Vec<f32> {
     fill(memory);
     for launch in program.schedules.iter().flat_map(|schedule| &schedule.launches) {
         let kernel = &program.kernels[launch.kernel];
-        let starts = launch.arguments.iter().map(|&(slot, offset)| program.slots[slot.0].offset / 4 + offset).collect();
-        let mut oracle = Oracle { memory, starts, lanes: program.manifest.lanes, fused: isa.is_fused() };
+        let start = |&(slot, offset): &(SlotId, usize)| program.slots[slot.0].offset / program.slots[slot.0].element.bytes() + offset;
+        let starts = launch.arguments.iter().map(start).collect();
+        let elements = kernel.arguments.iter().map(|(_, element)| *element).collect();
+        let mut oracle = Oracle { memory, starts, elements, lanes: program.manifest.lanes, fused: isa.is_fused() };
         for item in indices(&kernel.domain) {
             oracle.statements(&kernel.body, &item);
         }
@@ -275,7 +303,9 @@ pub(crate) fn evaluate(program: &Program, isa: Isa) -> Vec<f32> {
 
 struct Oracle<'a> {
     memory: &'a mut [f32],
+    /// Where each argument starts, counted in its elements.
     starts: Vec<usize>,
+    elements: Vec<Element>,
     lanes: usize,
     fused: bool,
 }
@@ -308,10 +338,32 @@ impl Oracle<'_> {
         (self.starts[argument] as isize + start) as usize + moved + if operand.splat { 0 } else { lane }
     }
 
+    fn is_narrow(&self, operand: &MapOperand) -> bool {
+        matches!(operand.address.base, Base::Argument(argument) if self.elements[argument] == Element::Bf16)
+    }
+
+    /// The half at `place`, counted in halves, lies in the lower or upper bits of a float's.
+    fn read(&self, operand: &MapOperand, place: usize) -> f32 {
+        if !self.is_narrow(operand) {
+            return self.memory[place];
+        }
+        math::widened((self.memory[place / 2].to_bits() >> (16 * (place % 2))) as u16)
+    }
+
+    fn write(&mut self, operand: &MapOperand, place: usize, value: f32) {
+        if !self.is_narrow(operand) {
+            self.memory[place] = value;
+            return;
+        }
+        let (word, shift) = (&mut self.memory[place / 2], 16 * (place % 2));
+        let half = u32::from(math::narrowed(value)) << shift;
+        *word = f32::from_bits(word.to_bits() & !(0xffff << shift) | half);
+    }
+
     fn iteration(&mut self, map: &Map, variables: &[usize], index: &[usize]) {
         let lanes = if map.width == Width::Lanes { self.lanes } else { 1 };
         for lane in 0..lanes {
-            let mut v: Vec<f32> = map.loads.iter().map(|load| self.memory[self.place(load, variables, index, lane)]).collect();
+            let mut v: Vec<f32> = map.loads.iter().map(|load| self.read(load, self.place(load, variables, index, lane))).collect();
             for operation in &map.operations {
                 v.push(match *operation {
                     ChainOp::Constant(constant) => constant,
@@ -336,7 +388,7 @@ impl Oracle<'_> {
             }
             for (store, value) in &map.stores {
                 let place = self.place(store, variables, index, lane);
-                self.memory[place] = v[*value];
+                self.write(store, place, v[*value]);
             }
             for (sum, value) in &map.sums {
                 let place = self.place(sum, variables, index, lane);

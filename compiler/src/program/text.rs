@@ -63,10 +63,12 @@ fn launch_line(program: &Program, launch: &Launch) -> String {
     format!("{}({})  # {}", kernel.name, arguments.join(", "), launch.label)
 }
 
-fn element(element: Element) -> &'static str {
+/// How an element is spelled.
+pub(crate) fn element(element: Element) -> &'static str {
     match element {
         Element::F32 => "f32",
         Element::U32 => "u32",
+        Element::Bf16 => "bf16",
     }
 }
 

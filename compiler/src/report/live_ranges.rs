@@ -57,7 +57,7 @@ fn draw(program: &Program, schedule: &Schedule) -> Picture {
             (false, Some(&range)) => range,
             (false, None) => continue,
         };
-        let size = slot.len * 4;
+        let size = slot.bytes();
         let when = if slot.persistent { "every step".to_owned() } else { format!("launches {first} to {last}") };
         let title = format!("{} ({}), {}, {when}", slot.name, slot.class.name(), bytes(size));
         let (left, top) = (x(first), y(slot.offset + size));

@@ -98,7 +98,7 @@ impl Builder {
     fn parameter(&mut self, name: &str, dims: &[usize], role: Role, draw: impl Fn(&mut Stream) -> f64) -> Value {
         let value = self.add(name, Parameter { dims: dims.to_vec(), role }, &[]);
         let values = (0..dims.iter().product()).map(|_| draw(&mut self.random) as f32).collect();
-        self.graph.initial.insert(value.node, Tensor { dims: dims.to_vec(), values });
+        self.graph.initial.insert(value.node, Tensor { dims: dims.to_vec(), values }.into());
         value
     }
 

@@ -13,6 +13,9 @@ pub const LN2_HIGH: f32 = 0.693_359_4;
 /// The rest of ln 2.
 pub const LN2_LOW: f32 = -2.121_944_4e-4;
 
+/// The largest number of lower bits that rounding to the upper half of a float drops without rounding up.
+pub const HALF_BELOW: u32 = 0x7fff;
+
 /// Of exp(r) = 1 + r + r^2 p(r).
 pub const EXP: [f32; 6] = [1.987_569_2e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 /// Of log(1 + f) = f - f^2 / 2 + f^3 p(f).
@@ -45,6 +48,19 @@ pub fn multiply_add<L: Lanes>(a: f32, b: f32, c: f32) -> f32 {
     #[cfg(not(feature = "std"))]
     let fused = libm::fmaf;
     if L::FUSED { fused(a, b, c) } else { a * b + c }
+}
+
+/// `x` rounded to the nearest of the floats that half of the bits hold, ties to even: those bits. Of NaNs, those that arithmetic makes stay NaN.
+#[inline(always)]
+pub fn narrowed(x: f32) -> u16 {
+    let bits = x.to_bits();
+    (bits.wrapping_add(HALF_BELOW + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// The float whose upper bits `bits` are, the lower ones being 0.
+#[inline(always)]
+pub fn widened(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
 }
 
 /// Horner's scheme.

@@ -153,6 +153,31 @@ pub trait Lanes: Copy + 'static {
         }
     }
 
+    /// Reads a vector of halves: [`math::widened`] of each.
+    #[inline(always)]
+    unsafe fn load_narrow(from: *const u16) -> Self::V {
+        let mut buffer = Buffer::ZERO;
+        // SAFETY: the caller vouches for as many halves as there are lanes.
+        unsafe {
+            for (lane, wide) in buffer.0[..Self::LANES].iter_mut().enumerate() {
+                *wide = math::widened(*from.add(lane));
+            }
+            Self::from_buffer(&buffer)
+        }
+    }
+
+    /// Writes a vector as halves: [`math::narrowed`] of each.
+    #[inline(always)]
+    unsafe fn store_narrow(to: *mut u16, v: Self::V) {
+        // SAFETY: as in `load_narrow`.
+        unsafe {
+            let buffer = Self::to_buffer(v);
+            for (lane, wide) in buffer.0[..Self::LANES].iter().enumerate() {
+                *to.add(lane) = math::narrowed(*wide);
+            }
+        }
+    }
+
     /// `if a == b { c } else { d }` a lane; c where unordered.
     #[inline(always)]
     unsafe fn select_equal(a: Self::V, b: Self::V, c: Self::V, d: Self::V) -> Self::V {

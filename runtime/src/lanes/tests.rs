@@ -185,3 +185,54 @@ fn names_round_trip() {
     assert_eq!(error.to_string(), "isa `sse9` is not known: use avx512, avx2, neon or portable");
     assert!(Isa::best().available() && Isa::Portable.available());
 }
+
+fn halves_are_rounded_to_the_nearest_and_read_back<L: Lanes>() {
+    let mut values = [
+        1.0,
+        -2.5,
+        0.0,
+        -0.0,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::MAX,
+        f32::MIN_POSITIVE,
+        1e-40,
+        -3.3,
+        0.1,
+        65535.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    ];
+    // Halfway between two: the even one. A bit more: the one above.
+    values[12] = f32::from_bits(0x3f80_8000);
+    values[13] = f32::from_bits(0x3f81_8000);
+    values[14] = f32::from_bits(0x3f80_8001);
+    values[15] = f32::NAN;
+    let (mut halves, mut back) = ([0_u16; 16], [0.0_f32; 16]);
+    // SAFETY: only called for vector types that the machine has; places are in bounds.
+    unsafe {
+        L::vectorize(
+            #[inline(always)]
+            || {
+                for at in (0..16).step_by(L::LANES) {
+                    L::store_narrow(halves.as_mut_ptr().add(at), L::load_unaligned(values.as_ptr().add(at)));
+                    L::store_unaligned(back.as_mut_ptr().add(at), L::load_narrow(halves.as_ptr().add(at)));
+                }
+            },
+        );
+    }
+    for (value, back) in values.into_iter().zip(back).take(15).filter(|(value, _)| value.is_finite() && *value < f32::MAX) {
+        assert!((value - back).abs() <= value.abs() / 256.0 || value.abs() < 1e-38, "{value} came back as {back}");
+    }
+    assert_eq!(back[4..7], [f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY]);
+    assert_eq!(halves[12..15], [0x3f80, 0x3f82, 0x3f81]);
+    assert!(back[15].is_nan());
+    assert_eq!((back[2].to_bits(), back[3].to_bits()), (0, 1 << 31));
+}
+
+#[test]
+fn halves() {
+    for_all_lanes!(halves_are_rounded_to_the_nearest_and_read_back);
+}

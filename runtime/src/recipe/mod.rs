@@ -13,8 +13,8 @@ pub use choice::ChoiceError;
 pub use error::RecipeError;
 pub use read::Difference;
 pub use values::{
-    ByteSize, DataEfficiency, Distribution, EngineName, IsaName, List, Loss, OptimizerName, ParseGrowthError, ParseRemovalError,
-    ParseSpanError, PatternRecipe, PolicyName, RemoveAt, ScheduleName,
+    Allowance, Budget, ByteSize, DataEfficiency, Distribution, EngineName, IsaName, List, Loss, OptimizerName, ParseGrowthError,
+    ParseRemovalError, ParseSpanError, PatternRecipe, PolicyName, RemoveAt, ScheduleName,
 };
 
 use crate::data::{Augmentation, Dataset, Normalization};
@@ -142,9 +142,12 @@ pub struct Recipe {
     pub normalize: Option<Normalization>,
     /// What all randomness follows from.
     pub seed: u64,
-    /// What the whole planned training state may take; unlimited by default.
+    /// What the planned training state may take, in all or by class; unlimited by default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<ByteSize>,
+    pub memory: Option<Budget>,
+    /// Which changes of the numbers may bring it there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow: Option<List<Allowance>>,
     /// What the plan is asserted to stay within.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub assert_peak: Option<ByteSize>,
@@ -225,6 +228,7 @@ impl Default for Recipe {
             normalize: None,
             seed: 0,
             memory: None,
+            allow: None,
             assert_peak: None,
             threads: None,
             isa: IsaName::Auto,
@@ -287,6 +291,11 @@ impl Recipe {
             RemoveAt::Moment(Span::Share(share)) => RemovalMoment::Epoch(((self.epochs as f64 * share) as usize).max(1)),
         };
         Some(Rule::Remove(self.remove.unwrap_or(Removal::Unforgettable(0)), moment))
+    }
+
+    /// Whether a memory budget may make this change.
+    pub fn allows(&self, allowance: Allowance) -> bool {
+        self.allow.as_ref().is_some_and(|allow| allow.contains(&allowance))
     }
 
     /// The update rule with its hyper-parameters.

@@ -64,6 +64,7 @@ const KEYS: &[Key] = &[
     key("normalize"),
     key("seed"),
     machine("memory"),
+    key("allow"),
     machine("assert-peak"),
     machine("threads"),
     machine("isa"),
@@ -216,7 +217,9 @@ impl Recipe {
     pub fn differences(&self, other: &Recipe) -> Vec<Difference> {
         let (ours, theirs) = (self.to_map(), other.to_map());
         let text = |map: &Map<String, Value>, key: &str| map.get(key).map_or_else(|| "(default)".to_owned(), show);
-        let differs = KEYS.iter().filter(|key| !key.machine && ours.get(key.name) != theirs.get(key.name));
+        // A budget changes results where it may change the numbers.
+        let is_machine = |key: &Key| key.machine && !(key.name == "memory" && (self.allow.is_some() || other.allow.is_some()));
+        let differs = KEYS.iter().filter(|key| !is_machine(key) && ours.get(key.name) != theirs.get(key.name));
         differs.map(|key| Difference { key: key.name, ours: text(&ours, key.name), theirs: text(&theirs, key.name) }).collect()
     }
 }
@@ -309,5 +312,11 @@ mod tests {
         let differences = ours.differences(&theirs);
         let expected = [("epochs", "160", "3"), ("lr", "(default)", "0.5")];
         assert_eq!(differences.iter().map(|d| (d.key, d.ours.as_str(), d.theirs.as_str())).collect::<Vec<_>>(), expected);
+        let budgeted = ours.with([("memory", "96MiB")]).unwrap();
+        assert_eq!(ours.differences(&budgeted), []);
+        let allowed = |recipe: &Recipe| recipe.with([("allow", "bf16")]).unwrap();
+        let keys = |a: &Recipe, b: &Recipe| a.differences(b).iter().map(|difference| difference.key).collect::<Vec<_>>();
+        assert_eq!(keys(&allowed(&ours), &allowed(&budgeted)), ["memory"]);
+        assert_eq!(keys(&ours, &allowed(&ours)), ["allow"]);
     }
 }

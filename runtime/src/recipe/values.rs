@@ -42,6 +42,16 @@ choice! {
 }
 
 choice! {
+    /// Changes of the numbers that a memory budget may make.
+    pub enum Allowance ("allowance") {
+        /// Activations may be rounded to bf16 while they wait for the backward pass.
+        Bf16 = "bf16",
+        /// A batch may be computed in parts, each with batch statistics of its own.
+        SplitBn = "split-bn",
+    }
+}
+
+choice! {
     /// The update rule.
     pub enum OptimizerName ("optimizer") {
         /// Gradient descent, with momentum unless that is 0.
@@ -303,6 +313,76 @@ impl FromStr for ByteSize {
     }
 }
 
+/// What the planned training state may take: in all, and classes of it. One of them, at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Everything.
+    pub total: Option<ByteSize>,
+    /// What is kept of weights from step to step: values, gradients, optimiser state, masks and topologies.
+    pub weights: Option<ByteSize>,
+    /// Activations and their gradients, at their peak.
+    pub activations: Option<ByteSize>,
+}
+
+/// [`Budget`] as the table `[memory]` has it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+#[derive(Default)]
+struct BudgetTable {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<ByteSize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights: Option<ByteSize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activations: Option<ByteSize>,
+}
+
+impl From<ByteSize> for Budget {
+    fn from(total: ByteSize) -> Self {
+        Budget { total: Some(total), ..Budget::default() }
+    }
+}
+
+impl Budget {
+    /// Its limits by name.
+    pub fn limits(&self) -> impl Iterator<Item = (&'static str, ByteSize)> {
+        let limits = [("memory", self.total), ("memory.weights", self.weights), ("memory.activations", self.activations)];
+        limits.into_iter().filter_map(|(name, limit)| limit.map(|limit| (name, limit)))
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limits: Vec<String> = self.limits().map(|(name, limit)| format!("{name} = {limit}")).collect();
+        f.write_str(&limits.join(", "))
+    }
+}
+
+impl Serialize for Budget {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let &Budget { total, weights, activations } = self;
+        match total {
+            Some(total) if weights.is_none() && activations.is_none() => total.serialize(serializer),
+            _ => BudgetTable { total, weights, activations }.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Budget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        if !value.is_object() {
+            return serde_json::from_value::<ByteSize>(value).map(Budget::from).map_err(D::Error::custom);
+        }
+        let BudgetTable { total, weights, activations } = serde_json::from_value(value).map_err(D::Error::custom)?;
+        let budget = Budget { total, weights, activations };
+        if budget == Budget::default() {
+            return Err(D::Error::custom("it limits nothing: give total, weights or activations"));
+        }
+        Ok(budget)
+    }
+}
+
 /// As text in files, where a number may stand for itself.
 macro_rules! as_text {
     ($($Name:ty),+) => { $(
@@ -431,6 +511,23 @@ mod tests {
         assert_eq!(read(json!(0.5)), Ok(vec![0.5]));
         assert_eq!(read(json!("")), Ok(vec![]));
         assert!(read(json!("0.2,x")).unwrap_err().contains("`x`"));
+    }
+
+    #[test]
+    fn budgets_are_amounts_or_tables() {
+        let read = |value: Value| serde_json::from_value::<Budget>(value).map_err(|error| error.to_string());
+        let total = read(serde_json::json!("24MiB")).unwrap();
+        assert_eq!((total, serde_json::to_value(total).unwrap()), (ByteSize(24 << 20).into(), serde_json::json!("24MiB")));
+        let table = serde_json::json!({ "weights": "1MiB", "activations": "768KiB" });
+        let classes = read(table.clone()).unwrap();
+        assert_eq!((classes.total, classes.weights, classes.activations), (None, Some(ByteSize(1 << 20)), Some(ByteSize(768 << 10))));
+        assert_eq!(serde_json::to_value(classes).unwrap(), table);
+        assert_eq!(classes.to_string(), "memory.weights = 1MiB, memory.activations = 768KiB");
+        assert!(read(serde_json::json!({})).unwrap_err().contains("limits nothing"));
+        assert!(read(serde_json::json!({ "weihgts": "1MiB" })).unwrap_err().contains("unknown field `weihgts`"));
+        for nonsense in ["0", "-1MiB", "much", "24 parsecs", "nan"] {
+            assert!(read(serde_json::json!(nonsense)).unwrap_err().contains(nonsense), "{nonsense}");
+        }
     }
 
     #[test]

@@ -66,11 +66,11 @@ pub(super) fn check_fit(manifest: &Manifest, data: &Dataset) -> Result<(), Train
     }
     let outputs = match io.target.element {
         Element::U32 => manifest.classes,
-        Element::F32 => io.target.len / manifest.batch.max(1),
+        Element::F32 | Element::Bf16 => io.target.len / manifest.batch.max(1),
     };
     let fits = match io.target.element {
         Element::U32 => outputs >= data.classes,
-        Element::F32 => outputs == data.classes,
+        Element::F32 | Element::Bf16 => outputs == data.classes,
     };
     if !fits {
         let why = format!("it has {} classes, the model's output `{}` has {outputs}", data.classes, io.output.name);
@@ -116,7 +116,7 @@ impl Targets {
         let examples = batch.labels.len();
         let target = match net.manifest().io.target.element {
             Element::U32 => Target::Labels(&batch.labels),
-            Element::F32 => {
+            Element::F32 | Element::Bf16 => {
                 self.values.clear();
                 self.values.resize(examples * self.classes, 0.0);
                 for (row, &label) in self.values.chunks_exact_mut(self.classes).zip(&batch.labels) {

@@ -352,7 +352,7 @@ impl<'a> Run<'a> {
                     .zip(self.net.arena().floats(io.correct))
                     .for_each(|(example, &correct)| record(example, correct != 0.0));
             }
-            Element::F32 => {
+            Element::F32 | Element::Bf16 => {
                 batch
                     .examples
                     .iter()

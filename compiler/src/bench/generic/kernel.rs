@@ -141,7 +141,7 @@ impl Kernel {
             Op::MeanSquaredError(_) => Kernel::SquaredError,
             Op::Div(_) | Op::Max(_) | Op::Min(_) | Op::SelectLess(_) | Op::Unary(_) | Op::UnaryGradient(_) => return Err(unsupported()),
             Op::MatrixProduct(_) | Op::ReduceMax(_) | Op::Slice(_) | Op::Pad(_) | Op::Concat(_) => return Err(unsupported()),
-            Op::Embedding(_) | Op::EmbeddingGradient(_) | Op::Resample(_) => return Err(unsupported()),
+            Op::Embedding(_) | Op::EmbeddingGradient(_) | Op::Resample(_) | Op::Narrow(_) | Op::Widen(_) => return Err(unsupported()),
             Op::BatchNormalization(_) | Op::Dropout(_) | Op::Bernoulli(_) => return Err(unsupported()),
         })
     }

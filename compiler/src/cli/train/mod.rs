@@ -64,6 +64,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let (recipe, choices) = schemes::settle(&imported, &settled(&job.run.recipe, &data), None)?;
     job.run.recipe = recipe;
     let compiled = model::compile(&imported, &job.run.recipe, Some(&data))?;
+    drop(imported);
     let mut net = engine::network(compiled.program.clone(), &job.run.recipe)?;
     train::check(net.manifest(), &data, &job.run.recipe).map_err(Failure::refused)?;
     // Nothing is written before everything is understood.

@@ -12,6 +12,7 @@ use cranelift_codegen::ir::{AbiParam, Block, BlockArg, FuncRef, InstBuilder, Mem
 use cranelift_frontend::FunctionBuilder;
 use cranelift_module::{Linkage, Module};
 use mest_runtime::lanes::Isa;
+use mest_runtime::manifest::Element;
 use mest_runtime::tile::Tile;
 use std::collections::HashMap;
 
@@ -41,6 +42,7 @@ pub(super) fn translate(kernel: &Kernel, target: Target, module: &mut dyn Module
         module,
         target,
         arguments: Vec::new(),
+        elements: kernel.arguments.iter().map(|(_, element)| *element).collect(),
         scratch: Value::from_u32(0),
         variables: Vec::new(),
         tiles: HashMap::new(),
@@ -57,6 +59,7 @@ pub(super) struct KernelEmitter<'a, 'f> {
     module: &'a mut dyn Module,
     pub(super) target: Target,
     arguments: Vec<Value>,
+    elements: Vec<Element>,
     scratch: Value,
     /// Values of the domain's and the loops' variables in scope.
     variables: Vec<Value>,
@@ -158,6 +161,14 @@ impl KernelEmitter<'_, '_> {
         Ok(function)
     }
 
+    /// What lies at the address.
+    pub(super) fn element(&self, address: &Address) -> Element {
+        match address.base {
+            Base::Argument(index) => self.elements[index],
+            Base::Scratch | Base::Null => Element::F32,
+        }
+    }
+
     /// The address in bytes.
     pub(super) fn pointer(&mut self, address: &Address) -> Value {
         let base = match address.base {
@@ -168,7 +179,7 @@ impl KernelEmitter<'_, '_> {
         if address.offset == Affine::default() {
             return base;
         }
-        let offset = self.affine(&address.offset, 4);
+        let offset = self.affine(&address.offset, self.element(address).bytes() as i64);
         self.builder.ins().iadd(base, offset)
     }
 

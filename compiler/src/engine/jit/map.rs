@@ -5,9 +5,18 @@ use super::kernel::KernelEmitter;
 use crate::program::nest::{self, Nest};
 use crate::program::{ChainOp, Map, MapOperand, Width};
 use cranelift_codegen::ir::condcodes::FloatCC;
-use cranelift_codegen::ir::types::{F32, F32X4, I32, I32X4};
-use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value};
+use cranelift_codegen::ir::types::{F32, F32X4, I32, I32X4, I64X2};
+use cranelift_codegen::ir::{Endianness, InstBuilder, MemFlagsData, Type, Value};
 use mest_runtime::lanes::math;
+use mest_runtime::manifest::Element;
+
+/// Scales strides by the size of what they count.
+fn in_bytes<'m>(strides: &mut [Vec<usize>], operands: impl IntoIterator<Item = &'m MapOperand>, kernel: &KernelEmitter<'_, '_>) {
+    for (strides, operand) in strides.iter_mut().zip(operands) {
+        let bytes = kernel.element(&operand.address).bytes();
+        strides.iter_mut().for_each(|stride| *stride *= bytes);
+    }
+}
 
 /// A chain value as far as it has been computed.
 #[derive(Clone, Debug)]
@@ -22,6 +31,7 @@ enum Chain {
 pub(super) struct MapEmitter<'e, 'a, 'f, 'm> {
     kernel: &'e mut KernelEmitter<'a, 'f>,
     map: &'m Map,
+    /// Its strides are in bytes.
     nest: Nest,
     /// F32X4 over lanes, F32 over elements.
     register: Type,
@@ -43,7 +53,10 @@ struct Places {
 impl<'e, 'a, 'f, 'm> MapEmitter<'e, 'a, 'f, 'm> {
     /// Writes the loops of `map` at the kernel's current place.
     pub(super) fn emit(kernel: &'e mut KernelEmitter<'a, 'f>, map: &'m Map) {
-        let Some(nest) = Nest::of(map) else { return };
+        let Some(mut nest) = Nest::of(map) else { return };
+        in_bytes(&mut nest.loads, &map.loads, kernel);
+        in_bytes(&mut nest.stores, map.stores.iter().map(|(operand, _)| operand), kernel);
+        in_bytes(&mut nest.sums, map.sums.iter().map(|(operand, _)| operand), kernel);
         let (register, parts) = match map.width {
             Width::Lanes => (F32X4, kernel.target.lanes / 4),
             Width::Scalar => (F32, 1),
@@ -85,7 +98,7 @@ impl<'e, 'a, 'f, 'm> MapEmitter<'e, 'a, 'f, 'm> {
     fn turns(&mut self, depth: usize, places: &Places) {
         let strides = self.distinct_strides(depth);
         let extent = self.nest.extents[depth] as i64;
-        let step = strides.first().map_or(1, |stride| *stride as i64 * 4);
+        let step = strides.first().map_or(1, |stride| *stride as i64);
         let (zero, end) = (self.kernel.constant(0), self.kernel.constant(extent * step));
         let others = strides.len().saturating_sub(1);
         let mut carried = vec![zero; others];
@@ -100,7 +113,7 @@ impl<'e, 'a, 'f, 'm> MapEmitter<'e, 'a, 'f, 'm> {
 
         let mut next: Vec<Value> = Vec::with_capacity(carried.len());
         for (offset, stride) in offsets.iter().zip(&strides).skip(1) {
-            next.push(self.kernel.builder.ins().iadd_imm_s(*offset, *stride as i64 * 4));
+            next.push(self.kernel.builder.ins().iadd_imm_s(*offset, *stride as i64));
         }
         next.extend(self.sums.iter().flatten().flatten());
         let after = self.kernel.close_loop(turn, step, &next);
@@ -141,9 +154,13 @@ impl<'e, 'a, 'f, 'm> MapEmitter<'e, 'a, 'f, 'm> {
         for value in self.nest.values_at(self.nest.extents.len()).collect::<Vec<_>>() {
             self.compute(value, part, places);
         }
-        for (index, (_, value)) in self.map.stores.iter().enumerate() {
+        for (index, (operand, value)) in self.map.stores.iter().enumerate() {
             let value = self.value(*value, part);
-            self.store(value, places.stores[index], part);
+            if self.is_narrow(operand) {
+                self.store_narrow(value, places.stores[index], part);
+            } else {
+                self.store(value, places.stores[index], part);
+            }
         }
         for (index, (_, value)) in self.map.sums.iter().enumerate() {
             let value = self.value(*value, part);
@@ -181,6 +198,7 @@ impl<'e, 'a, 'f, 'm> MapEmitter<'e, 'a, 'f, 'm> {
                 let element = self.kernel.builder.ins().load(F32, MemFlagsData::trusted(), places.loads[value], 0);
                 self.kernel.builder.ins().splat(F32X4, element)
             }
+            None if self.is_narrow(&self.map.loads[value]) => self.load_narrow(places.loads[value], part),
             None => self.load(places.loads[value], part),
             Some(operation) => self.operation(self.map.operations[operation], part),
         };
@@ -302,6 +320,38 @@ impl<'e, 'a, 'f, 'm> MapEmitter<'e, 'a, 'f, 'm> {
         }
         let mask = self.kernel.builder.ins().bitcast(F32X4, MemFlagsData::new(), less);
         self.kernel.builder.ins().bitselect(mask, c, d)
+    }
+
+    fn is_narrow(&self, operand: &MapOperand) -> bool {
+        self.kernel.element(&operand.address) == Element::Bf16
+    }
+
+    /// See [`math::widened`].
+    fn load_narrow(&mut self, from: Value, part: usize) -> Value {
+        let halves = self.kernel.builder.ins().uload16x4(MemFlagsData::trusted(), from, (part * 8) as i32);
+        let half = self.kernel.builder.ins().iconst(I32, 16);
+        let bits = self.kernel.builder.ins().ishl(halves, half);
+        self.as_floats(bits)
+    }
+
+    /// See [`math::narrowed`]. The shift back keeps the sign, so that narrowing with saturation changes nothing.
+    fn store_narrow(&mut self, value: Value, to: Value, part: usize) {
+        let bits = self.as_integers(value);
+        let half = self.kernel.builder.ins().iconst(I32, 16);
+        let upper = self.kernel.builder.ins().ushr(bits, half);
+        let mut splat = |value: i64| {
+            let element = self.kernel.builder.ins().iconst(I32, value);
+            self.kernel.builder.ins().splat(I32X4, element)
+        };
+        let (one, below) = (splat(1), splat(i64::from(math::HALF_BELOW)));
+        let odd = self.kernel.builder.ins().band(upper, one);
+        let up = self.kernel.builder.ins().iadd(odd, below);
+        let rounded = self.kernel.builder.ins().iadd(bits, up);
+        let upper = self.kernel.builder.ins().sshr(rounded, half);
+        let halves = self.kernel.builder.ins().snarrow(upper, upper);
+        let pairs = self.kernel.builder.ins().bitcast(I64X2, MemFlagsData::new().with_endianness(Endianness::Little), halves);
+        let packed = self.kernel.builder.ins().extractlane(pairs, 0);
+        self.kernel.builder.ins().store(MemFlagsData::trusted(), packed, to, (part * 8) as i32);
     }
 
     fn load(&mut self, from: Value, part: usize) -> Value {

@@ -188,7 +188,10 @@ impl Jit {
 
 impl BoundLaunch {
     fn new(program: &Program, code: &Code, launch: &Launch, base: *mut u8) -> BoundLaunch {
-        let address = |&(slot, offset): &(crate::program::SlotId, usize)| base.wrapping_add(program.slots[slot.0].offset + offset * 4);
+        let address = |&(slot, offset): &(crate::program::SlotId, usize)| {
+            let slot = &program.slots[slot.0];
+            base.wrapping_add(slot.offset + offset * slot.element.bytes())
+        };
         BoundLaunch {
             function: code.function(launch.kernel),
             arguments: launch.arguments.iter().map(address).collect(),

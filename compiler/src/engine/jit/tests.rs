@@ -1,5 +1,5 @@
 use super::*;
-use crate::program::samples::{all, at, bits, elementwise, evaluate, fill, scalars, tiles};
+use crate::program::samples::{all, at, bits, elementwise, evaluate, fill, halves, scalars, tiles};
 use crate::program::{ChainOp, Statement};
 use mest_runtime::manifest::{Element, Slot};
 
@@ -35,6 +35,33 @@ fn maps_over_scalars_mean_what_the_oracle_says() {
             assert_eq!(bits(&run(&program, isa, threads)), expected, "{isa}, {threads} threads");
         }
     }
+}
+
+#[test]
+fn halves_mean_what_the_oracle_says() {
+    for (lanes, isa) in [4, 8, 16].into_iter().flat_map(|lanes| sets().map(move |isa| (lanes, isa))) {
+        let program = halves(lanes);
+        let expected = bits(&evaluate(&program, isa));
+        for threads in 1..=3 {
+            assert_eq!(bits(&run(&program, isa, threads)), expected, "{isa}, {lanes} lanes, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn only_vectors_of_halves_are_read_and_nothing_is_summed_in_them() {
+    let refusal = |change: fn(&mut Program)| {
+        let mut program = halves(8);
+        change(&mut program);
+        Jit::new(program, Isa::Portable, 1).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert!(refusal(|program| program.kernels[1].arguments[3].1 = Element::Bf16).contains("a map sums up halves"));
+    let scalar = refusal(|program| {
+        if let Statement::Map(map) = &mut program.kernels[1].body[0] {
+            map.width = crate::program::Width::Scalar;
+        }
+    });
+    assert!(scalar.contains("single elements of argument `halves`"), "{scalar}");
 }
 
 #[test]

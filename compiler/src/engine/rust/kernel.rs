@@ -89,6 +89,7 @@ pub(super) fn element_type(element: Element) -> TokenStream {
     match element {
         Element::F32 => quote!(f32),
         Element::U32 => quote!(u32),
+        Element::Bf16 => quote!(u16),
     }
 }
 
@@ -152,18 +153,24 @@ impl Scope<'_> {
 
     /// The address, as the pointer type that a tile takes.
     fn pointer_as(&self, address: &Address, of: &str) -> TokenStream {
-        let element = match address.base {
-            Base::Null if of.contains("const") => return quote!(core::ptr::null()),
-            Base::Null => return quote!(core::ptr::null_mut()),
-            Base::Argument(argument) => self.kernel.arguments[argument].1,
-            Base::Scratch => Element::F32,
-        };
+        if address.base == Base::Null {
+            return if of.contains("const") { quote!(core::ptr::null()) } else { quote!(core::ptr::null_mut()) };
+        }
         let pointer = self.pointer(address, &[]);
-        let same = of.contains(match element {
+        let same = of.contains(match self.element(address) {
             Element::F32 => "f32",
             Element::U32 => "u32",
+            Element::Bf16 => "u16",
         });
         if same { pointer } else { quote!(#pointer.cast()) }
+    }
+
+    /// What lies at the address.
+    pub(super) fn element(&self, address: &Address) -> Element {
+        match address.base {
+            Base::Argument(argument) => self.kernel.arguments[argument].1,
+            Base::Scratch | Base::Null => Element::F32,
+        }
     }
 
     /// The address moved by `moves`, (variable, coefficient) in elements.

@@ -67,6 +67,7 @@ fn slot(&Slot { offset, len, element }: &Slot) -> TokenStream {
     match element {
         Element::F32 => quote!(floats(#offset, #len)),
         Element::U32 => quote!(words(#offset, #len)),
+        Element::Bf16 => quote!(manifest::Slot { offset: #offset, len: #len, element: manifest::Element::Bf16 }),
     }
 }
 

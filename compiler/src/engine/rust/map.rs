@@ -4,6 +4,7 @@ use super::comment;
 use super::kernel::Scope;
 use crate::program::nest::{self, Nest};
 use crate::program::{ChainOp, Map, MapOperand, Width};
+use mest_runtime::manifest::Element;
 use proc_macro2::{Ident, Literal, TokenStream};
 use quote::{format_ident, quote};
 
@@ -115,6 +116,7 @@ impl MapPrinter<'_> {
     fn load(&self, operand: &MapOperand, strides: &[usize]) -> TokenStream {
         let place = self.place(operand, strides);
         match (self.map.width, operand.splat) {
+            (Width::Lanes, false) if self.scope.element(&operand.address) == Element::Bf16 => quote!(L::load_narrow(#place)),
             (Width::Lanes, false) => quote!(L::load(#place)),
             (Width::Lanes, true) => quote!(L::splat(*#place)),
             (Width::Scalar, _) => quote!(*#place),
@@ -124,6 +126,7 @@ impl MapPrinter<'_> {
     fn store(&self, operand: &MapOperand, strides: &[usize], value: &TokenStream) -> TokenStream {
         let place = self.place(operand, strides);
         match self.map.width {
+            Width::Lanes if self.scope.element(&operand.address) == Element::Bf16 => quote!(L::store_narrow(#place, #value);),
             Width::Lanes => quote!(L::store(#place, #value);),
             Width::Scalar => quote!(*#place = #value;),
         }

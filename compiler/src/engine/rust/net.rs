@@ -4,7 +4,7 @@ use super::EmitOptions;
 use super::kernel::KernelFunction;
 use super::names::Names;
 use super::{comment, constructors};
-use crate::program::{Launch, Program, SlotId};
+use crate::program::{Launch, Program, SlotId, text};
 use mest_runtime::manifest::Element;
 use mest_runtime::network::Phase;
 use proc_macro2::{Ident, Literal, TokenStream};
@@ -29,7 +29,7 @@ pub(super) fn slots(program: &Program) -> SlotConstants {
     let constants = used.into_iter().map(|id| {
         let slot = &program.slots[id.0];
         let name = scope.constant(&slot.name);
-        let (element, offset) = (if slot.element == Element::F32 { "f32" } else { "u32" }, Literal::usize_unsuffixed(slot.offset));
+        let (element, offset) = (text::element(slot.element), Literal::usize_unsuffixed(slot.offset));
         let doc = format!(" `{element}[{}]`, {}: `{}`.", slot.len, slot.class.name(), slot.name.replace('`', "'"));
         let constant = quote!(#[doc = #doc] pub(super) const #name: usize = #offset;);
         names.insert(id, name);
@@ -85,8 +85,8 @@ fn launch(program: &Program, launch: &Launch, kernels: &[Option<KernelFunction>]
     let Some(kernel) = &kernels[launch.kernel] else { return TokenStream::new() };
     let name = &kernel.name;
     let arguments = launch.arguments.iter().map(|(slot, offset)| {
+        let bytes = Literal::usize_unsuffixed(offset * program.slots[slot.0].element.bytes());
         let slot = &slots.names[slot];
-        let bytes = Literal::usize_unsuffixed(offset * 4);
         if *offset == 0 { quote!(at(arena, slots::#slot)) } else { quote!(at(arena, slots::#slot + #bytes)) }
     });
     let scratch = kernel.takes_scratch.then(|| quote!(scratch,));
@@ -185,7 +185,7 @@ fn face(program: &Program, options: &EmitOptions, net: &Ident) -> TokenStream {
     let manifest = &program.manifest;
     let (target, of, kind) = match manifest.io.target.element {
         Element::U32 => (format_ident!("labels"), quote!(u32), quote!(Labels)),
-        Element::F32 => (format_ident!("values"), quote!(f32), quote!(Values)),
+        Element::F32 | Element::Bf16 => (format_ident!("values"), quote!(f32), quote!(Values)),
     };
     let dims: String = manifest.io.input_dims.iter().map(|extent| format!("[{extent}]")).collect();
     let batch_doc = format!(" `input` is `[example]{dims}`, at most {} examples; `{target}` has one for each.", manifest.batch);

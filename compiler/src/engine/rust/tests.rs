@@ -1,7 +1,7 @@
 use super::package::RuntimeSource;
 use super::remote::Remote;
 use super::*;
-use crate::program::samples::{all, bits, elementwise, evaluate, fill, scalars, tiles};
+use crate::program::samples::{all, bits, elementwise, evaluate, fill, halves, scalars, tiles};
 use mest_runtime::lanes::Isa;
 use mest_runtime::network::{Network, Phase};
 use std::path::Path;
@@ -197,7 +197,7 @@ fn cargo_folder() -> Option<std::path::PathBuf> {
 #[test]
 fn compiled_rust_computes_the_bits_of_the_oracle() {
     let Some(folder) = cargo_folder() else { return };
-    for program in [elementwise(4), elementwise(8), elementwise(16), scalars()] {
+    for program in [elementwise(4), elementwise(8), elementwise(16), halves(4), halves(16), scalars()] {
         for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
             let expected = bits(&evaluate(&program, isa));
             for threads in [1, 3] {
@@ -214,7 +214,7 @@ fn compiled_rust_computes_the_bits_of_the_oracle() {
 #[test]
 fn generated_crates_pass_clippy() {
     let Some(folder) = cargo_folder() else { return };
-    for (name, program) in [("elementwise", elementwise(16)), ("scalars", scalars()), ("tiles", tiles())] {
+    for (name, program) in [("elementwise", elementwise(16)), ("halves", halves(8)), ("scalars", scalars()), ("tiles", tiles())] {
         let dir = folder.join(name);
         let runtime = RuntimeSource::Path(Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime"));
         let generated = emit(&program, &options()).expect("the sample is sound");

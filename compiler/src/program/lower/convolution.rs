@@ -163,7 +163,7 @@ impl PhaseLowering<'_, '_> {
         for (reader, operand) in self.graph.uses(y) {
             match (&self.graph.node(reader).op, operand) {
                 (Op::Convolution(op), 0) if !is_direct(op) => convolutions += 1,
-                (Op::ConvolutionBackward(_) | Op::ConvolutionWeightGradient(_), 0) => {}
+                (Op::ConvolutionBackward(_) | Op::ConvolutionWeightGradient(_), 0) => convolutions += 1,
                 (Op::ReluGradient(_), 1) if self.reads_what_was_normalized(reader) => {}
                 _ => return Ok(false),
             }
@@ -202,7 +202,7 @@ impl PhaseLowering<'_, '_> {
         Ok(PlaneSource::NormalizeBackward {
             gradient: kernel.read("gradient", gradient),
             x: kernel.read("normalized", x),
-            live: kernel.read("live", self.shared.io.live),
+            live: kernel.read("live", self.own_lanes(self.shared.io.live)),
             coefficients: [kernel.read("factor", factor), kernel.read("slope", slope), kernel.read("offset", offset)],
         })
     }

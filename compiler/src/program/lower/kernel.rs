@@ -64,7 +64,8 @@ impl KernelBuilder {
         }
     }
 
-    fn argument(&mut self, name: &str, place: Place, element: Element, write: bool) -> Base {
+    /// An argument of `element`.
+    pub(super) fn argument(&mut self, name: &str, place: Place, element: Element, write: bool) -> Base {
         self.arguments.push((name.to_owned(), element));
         self.bindings.push((place.slot, place.offset));
         self.writes.push(write);

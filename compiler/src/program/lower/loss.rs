@@ -21,8 +21,9 @@ impl PhaseLowering<'_, '_> {
         let inputs = self.graph.inputs(id);
         let (prediction, target) = (self.place(inputs[0])?, self.place(inputs[1])?);
         let io = self.shared.io;
-        self.places.insert(self.value(id, 0), io.loss.into());
-        self.places.insert(self.value(id, 1), io.correct.into());
+        let [live, loss, correct] = [io.live, io.loss, io.correct].map(|slot| self.own_lanes(slot));
+        self.places.insert(self.value(id, 0), loss);
+        self.places.insert(self.value(id, 1), correct);
         let gradient = self.define(self.value(id, 2));
         let group = Affine::default().plus(0, self.group_stride(inputs[0]));
         let lanes = Affine::default().plus(0, self.lanes());
@@ -30,10 +31,10 @@ impl PhaseLowering<'_, '_> {
         let prediction = at(kernel.read("prediction", prediction), group.clone());
         let target =
             if labels { at(kernel.words("target", target), lanes.clone()) } else { at(kernel.read("target", target), group.clone()) };
-        let live = at(kernel.read("live", io.live), lanes.clone());
+        let live = at(kernel.read("live", live), lanes.clone());
         let inverse_count = start(kernel.read("inverse_count", Place { slot: io.count, offset: 1 }));
-        let loss = at(kernel.write("loss", io.loss), lanes.clone());
-        let correct = at(kernel.write("correct", io.correct), lanes);
+        let loss = at(kernel.write("loss", loss), lanes.clone());
+        let correct = at(kernel.write("correct", correct), lanes);
         let gradient = at(kernel.write("gradient", gradient), group);
         kernel.tile(tile, vec![prediction, target, live, inverse_count, loss, correct, gradient]);
         self.shared.launch(kernel, self.label(id));

@@ -131,7 +131,13 @@ impl PhaseLowering<'_, '_> {
         if !matrices.is_empty() {
             return matrices.into_iter().try_for_each(|(id, parameter)| self.add_matrices(id, parameter));
         }
-        if self.leave_normalize(&cluster.nodes)? || self.leave_normalize_backward(&cluster.nodes)? {
+        if let Some(rest) = self.beside_normalize(cluster)? {
+            if !rest.nodes.is_empty() {
+                self.cluster(&rest)?;
+            }
+            return self.leave_normalize(cluster);
+        }
+        if self.leave_normalize_backward(&cluster.nodes)? {
             return Ok(());
         }
         let mut chain = Chain::default();
@@ -181,7 +187,8 @@ impl PhaseLowering<'_, '_> {
             }
             Op::Normalize(op) => self.chain_normalize(id, op.epsilon, chain, links)?,
             Op::NormalizeBackward(op) => self.chain_normalize_backward(id, op.epsilon, chain, links)?,
-            Op::Expand(_) => self.link(inputs[0], chain, links)?,
+            // What is narrow in memory is wide in registers.
+            Op::Expand(_) | Op::Narrow(_) | Op::Widen(_) => self.link(inputs[0], chain, links)?,
             Op::ReluGradient(_) => {
                 let dy = self.link(inputs[0], chain, links)?;
                 let y = match self.normalized_again(id, chain, links)? {
@@ -285,7 +292,7 @@ impl PhaseLowering<'_, '_> {
             *first /= bands;
         }
         let operand = |access: &Access, write: bool, name: &str, kernel: &mut KernelBuilder| {
-            let base = if write { kernel.write(name, access.place) } else { kernel.read(name, access.place) };
+            let base = kernel.argument(name, access.place, self.shared.slots[access.place.slot.0].element, write);
             let (group, strides, splat) = self.walk(access, space, bands);
             let outer = strides.first().copied().unwrap_or(0) * own.first().copied().unwrap_or(1);
             // Each band of a uniform sum has a partial of its own, in which it fills the part that the sum keeps of its rows.
@@ -397,6 +404,18 @@ impl PhaseLowering<'_, '_> {
         let store = visit(kernel.write("to", to), Affine::default(), vec![1], false);
         let (loads, stores) = (vec![load], vec![(store, 0)]);
         kernel.map(Map { width: Width::Scalar, extents: vec![elements], loads, operations: vec![], stores, sums: vec![] });
+        self.shared.launch(kernel, label);
+    }
+
+    /// Adds `elements` uniform elements to what lies at `sum`.
+    pub(super) fn accumulate(&mut self, from: Place, sum: Place, elements: usize, label: &str) {
+        let items = parts(elements, 8);
+        let mut kernel = KernelBuilder::new(format!("accumulate_{elements}"), &[items]);
+        let (term, sum) = (kernel.read("term", from), kernel.write("sum", sum));
+        let own = |base| visit(base, Affine::default().plus(0, elements / items), vec![1], false);
+        let (loads, stores) = (vec![own(sum), own(term)], vec![(own(sum), 2)]);
+        let operations = vec![ChainOp::Add(0, 1)];
+        kernel.map(Map { width: Width::Scalar, extents: vec![elements / items], loads, operations, stores, sums: vec![] });
         self.shared.launch(kernel, label);
     }
 

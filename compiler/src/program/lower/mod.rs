@@ -21,11 +21,11 @@ mod staging;
 mod update;
 
 use super::layout;
-use super::{Class, Kernel, Launch, Program, Schedule, Slot, SlotId, in_place, memory};
+use super::{Class, Kernel, Launch, Program, Schedule, Slot, SlotId, hoist, in_place, memory};
 use crate::ir::{Graph, NodeId, Shape, Value};
 use crate::op::{Op, Operator};
 use crate::pass::annotate_sparsity::SparsityTable;
-use crate::pass::fuse::{self, Unit};
+use crate::pass::fuse::{self, FusionTable, Unit};
 use kernel::{KernelBuilder, Place};
 use mest_runtime::manifest::{Element, StreamOrder, Template};
 use mest_runtime::network::Phase;
@@ -56,8 +56,13 @@ pub struct Options {
     pub peak: PeakDensity,
     /// Workers whose scratch the plan counts.
     pub threads: usize,
+    /// Whether gradients are read after the step. Otherwise each lives until its parameter is updated.
+    pub keep_gradients: bool,
     /// Scratch a band of staged rows may take, in bytes; a band has at least one row.
     pub stage_bytes: usize,
+    /// Parts of a batch, one computed after the other; a divisor of the groups of lanes. Gradients are summed over them, and each has batch
+    /// statistics of its own.
+    pub micro_batches: usize,
 }
 
 /// The largest density that mutation grows a layer to.
@@ -119,6 +124,7 @@ struct IoSlots {
 /// The program in the making.
 struct Lowering<'a> {
     options: &'a Options,
+    /// Groups of lanes of a micro-batch.
     groups: usize,
     slots: Vec<Slot>,
     kernels: Vec<Kernel>,
@@ -127,6 +133,8 @@ struct Lowering<'a> {
     parameter_of: HashMap<String, usize>,
     streams: Vec<StreamDraft>,
     constants: Vec<(SlotId, Vec<f32>)>,
+    /// The slots of this phase's constants.
+    constant_slots: HashMap<NodeId, SlotId>,
     io: IoSlots,
 }
 
@@ -134,6 +142,10 @@ struct Lowering<'a> {
 struct PhaseLowering<'a, 'b> {
     shared: &'b mut Lowering<'a>,
     graph: &'a Graph,
+    /// Which micro-batch.
+    part: usize,
+    /// Examples of the micro-batch and the inverse of that, once something reads them.
+    part_count: Option<Place>,
     places: HashMap<Value, Place>,
     /// Values stored like the units of a matrix parameter: its gradients.
     matrix_values: HashMap<Value, usize>,
@@ -166,6 +178,7 @@ pub fn lower(
             earlier = next;
         }
         lowering.slots[later.0].offset = lowering.slots[earlier.0].offset;
+        lowering.slots[later.0].in_place_of = Some(*earlier);
     }
     let manifest = lowering.manifest(training, template, arena_bytes, &schedules);
     let Lowering { slots, kernels, .. } = lowering;
@@ -176,7 +189,7 @@ impl<'a> Lowering<'a> {
     fn new(graph: &Graph, options: &'a Options) -> Result<Self, LowerError> {
         let mut this = Lowering {
             options,
-            groups: options.batch.div_ceil(options.lanes),
+            groups: options.batch.div_ceil(options.lanes) / options.micro_batches,
             slots: vec![],
             kernels: vec![],
             launches: vec![],
@@ -184,6 +197,7 @@ impl<'a> Lowering<'a> {
             parameter_of: HashMap::new(),
             streams: vec![],
             constants: vec![],
+            constant_slots: HashMap::new(),
             io: IoSlots {
                 input: SlotId(0),
                 target: SlotId(0),
@@ -204,7 +218,7 @@ impl<'a> Lowering<'a> {
         let input = source(|op| matches!(op, Op::Input(_))).ok_or_else(|| missing("input"))?;
         let target = source(|op| matches!(op, Op::Target(_))).ok_or_else(|| missing("target"))?;
         let output = graph.output.map(|value| graph.shape(value)).ok_or_else(|| missing("output"))?;
-        let lanes = this.groups * options.lanes;
+        let lanes = options.batch.next_multiple_of(options.lanes);
         let mut data = |name: &str, element, len| this.slot(name, Class::Data, element, len, true);
         this.io = IoSlots {
             input: data("input", Element::F32, options.batch * input.elements()),
@@ -222,7 +236,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn slot(&mut self, name: &str, class: Class, element: Element, len: usize, persistent: bool) -> SlotId {
-        self.slots.push(Slot { name: name.to_owned(), class, element, len, persistent, offset: 0 });
+        self.slots.push(Slot { name: name.to_owned(), class, element, len, persistent, offset: 0, in_place_of: None });
         SlotId(self.slots.len() - 1)
     }
 
@@ -256,9 +270,27 @@ impl<'a> Lowering<'a> {
     fn phase(&mut self, graph: &'a Graph, phase: Phase) -> Result<Schedule, LowerError> {
         let order = graph.topological().map_err(|e| LowerError::Internal { node: e.node.clone(), why: e.to_string() })?;
         let fusion = fuse::fuse(graph, &order);
+        self.constant_slots.clear();
+        let mut turns = Vec::new();
+        for part in 0..self.options.micro_batches {
+            let turn = self.micro_batch(graph, &fusion, phase, part)?;
+            turns.push(turn.unwrap_or(self.launches.len()));
+        }
+        if phase == Phase::Train {
+            let first = self.launches.len();
+            self.update();
+            hoist::hoist(&mut self.launches, first);
+        }
+        Ok(Schedule { phase, turns, launches: std::mem::take(&mut self.launches) })
+    }
+
+    /// One pass over a part of the batch; returns the number of the launch that backward begins with.
+    fn micro_batch(&mut self, graph: &'a Graph, fusion: &FusionTable, phase: Phase, part: usize) -> Result<Option<usize>, LowerError> {
         let mut lowering = PhaseLowering {
             shared: self,
             graph,
+            part,
+            part_count: None,
             places: HashMap::new(),
             matrix_values: HashMap::new(),
             normalize_coefficients: HashMap::new(),
@@ -266,27 +298,26 @@ impl<'a> Lowering<'a> {
             normalized_gradients: HashMap::new(),
         };
         lowering.place_parameters();
-        lowering.places.extend(graph.output.map(|output| (output, lowering.shared.io.output.into())));
+        let output = graph.output.map(|output| (output, lowering.own_part(lowering.shared.io.output, lowering.group_stride(output))));
+        lowering.places.extend(output);
         if phase == Phase::Train {
             lowering.place_gradients();
         }
-        let mut forward = None;
+        let mut turn = None;
         for unit in &fusion.sequence {
             match unit {
                 Unit::Node(id) => lowering.node(*id)?,
                 Unit::Cluster(cluster) => lowering.cluster(&fusion.clusters[*cluster])?,
             }
             if matches!(unit, Unit::Node(id) if graph.node(*id).op.is_loss()) {
-                forward = Some(lowering.shared.launches.len());
+                turn = Some(lowering.shared.launches.len());
             }
         }
         lowering.copy_states()?;
         if phase == Phase::Train {
-            lowering.duplicate_gradients()?;
-            self.update();
+            lowering.finish_gradients()?;
         }
-        let launches = std::mem::take(&mut self.launches);
-        Ok(Schedule { phase, forward: forward.unwrap_or(launches.len()), launches })
+        Ok(turn)
     }
 }
 
@@ -342,6 +373,8 @@ impl<'a> PhaseLowering<'a, '_> {
             | Op::ReluGradient(_)
             | Op::Clip(_)
             | Op::ClipGradient(_)
+            | Op::Narrow(_)
+            | Op::Widen(_)
             | Op::Expand(_) => Err(self.internal(id, "fusion left it out")),
             Op::BatchNormalization(_) | Op::Dropout(_) | Op::Bernoulli(_) => Err(self.internal(id, "it should have been specialized")),
         }
@@ -382,7 +415,8 @@ impl<'a> PhaseLowering<'a, '_> {
         let shared = &mut *self.shared;
         let len = if info.shape.is_batched() { shared.groups * shared.group_elements(&info.shape) } else { info.shape.elements() };
         let class = if info.shape.is_batched() { Class::Activations } else { Class::State };
-        let place = shared.transient(&info.name, class, len);
+        let element = if matches!(self.graph.node(value.node).op, Op::Narrow(_)) { Element::Bf16 } else { Element::F32 };
+        let place = shared.slot(&info.name, class, element, len, false).into();
         self.places.insert(value, place);
         place
     }
@@ -397,6 +431,16 @@ impl<'a> PhaseLowering<'a, '_> {
 
     fn groups(&self) -> usize {
         self.shared.groups
+    }
+
+    /// Where the micro-batch's part of `slot` begins, which has `stride` elements a group.
+    fn own_part(&self, slot: SlotId, stride: usize) -> Place {
+        Place { slot, offset: self.part * self.groups() * stride }
+    }
+
+    /// Its part of a slot of one element a lane.
+    fn own_lanes(&self, slot: SlotId) -> Place {
+        self.own_part(slot, self.lanes())
     }
 
     /// Elements between groups of a batched value.

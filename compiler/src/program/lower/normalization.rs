@@ -5,6 +5,7 @@ use super::map::{Access, AccessLayout, Chain, Link, LinkOp, Total};
 use super::{Class, LowerError, PhaseLowering};
 use crate::ir::{NodeId, Value};
 use crate::op::Op;
+use crate::pass::fuse::Cluster;
 use crate::program::{Affine, ChainOp, Map, Width};
 use mest_runtime::tile::{MergeMoments, Moments, Tile};
 use std::collections::HashMap;
@@ -42,7 +43,7 @@ impl PhaseLowering<'_, '_> {
         let (x_place, groups, lanes) = (self.place(x)?, self.groups(), self.lanes());
         let (mean, variance) = (self.define(self.value(id, 0)), self.define(self.value(id, 1)));
         let partials = self.shared.transient(&format!("{}.moments", self.label(id)), Class::Activations, groups * channels * 2);
-        let live = self.shared.io.live;
+        let live = self.own_lanes(self.shared.io.live);
 
         let mut kernel = KernelBuilder::new(format!("moments_{channels}x{rows}x{width}"), &[groups]);
         let operands = vec![
@@ -94,6 +95,31 @@ impl PhaseLowering<'_, '_> {
         self.shared.launch(kernel, self.label(id));
     }
 
+    /// One over the live examples that batch statistics are of.
+    fn inverse_count(&mut self, id: NodeId) -> Place {
+        if self.shared.options.micro_batches == 1 {
+            return Place { slot: self.shared.io.count, offset: 1 };
+        }
+        if let Some(place) = self.part_count {
+            return place;
+        }
+        let place = self.shared.transient("micro_batch_count", Class::State, 2);
+        let mut kernel = KernelBuilder::new("micro_batch_count", &[1]);
+        let (live, count) = (kernel.read("live", self.own_lanes(self.shared.io.live)), kernel.write("count", place));
+        let at = |base, offset, stride| visit(base, Affine::constant(offset), vec![stride], false);
+        let map =
+            |extent, loads, operations, stores, sums| Map { width: Width::Scalar, extents: vec![extent], loads, operations, stores, sums };
+        kernel.map(map(1, vec![], vec![ChainOp::Constant(0.0)], vec![(at(count, 0, 0), 0)], vec![]));
+        kernel.map(map(self.groups() * self.lanes(), vec![at(live, 0, 1)], vec![], vec![], vec![(at(count, 0, 0), 0)]));
+        // Where no example is live, nothing is read of it.
+        let operations = vec![ChainOp::Constant(1.0), ChainOp::SelectLess(0, 1, 1, 0), ChainOp::Div(1, 2)];
+        kernel.map(map(1, vec![at(count, 0, 0)], operations, vec![(at(count, 1, 0), 3)], vec![]));
+        self.shared.launch(kernel, self.label(id));
+        let inverse = Place { slot: place.slot, offset: 1 };
+        self.part_count = Some(inverse);
+        inverse
+    }
+
     fn channel_slot(&mut self, id: NodeId, what: &str, channels: usize) -> Place {
         self.shared.transient(&format!("{}.{what}", self.label(id)), Class::State, channels)
     }
@@ -111,18 +137,41 @@ impl PhaseLowering<'_, '_> {
         Ok(apply_coefficients(x, coefficients, chain))
     }
 
-    /// Leaves a normalization and its ReLU to the convolutions that read the result, if those are all who do; says whether it did.
-    pub(super) fn leave_normalize(&mut self, nodes: &[NodeId]) -> Result<bool, LowerError> {
-        let [normalize, relu] = *nodes else { return Ok(false) };
-        let (Op::Normalize(op), Op::Relu(_)) = (&self.graph.node(normalize).op, &self.graph.node(relu).op) else { return Ok(false) };
+    /// A normalization and its ReLU in a cluster.
+    fn normalized_in(&self, cluster: &Cluster) -> Option<(NodeId, NodeId)> {
+        let relu = |id: &&NodeId| matches!(self.graph.node(**id).op, Op::Relu(_));
+        let pair = |&relu: &NodeId| (self.graph.inputs(relu)[0].node, relu);
+        let normalize = |(id, _): &(NodeId, NodeId)| cluster.nodes.contains(id) && matches!(self.graph.node(*id).op, Op::Normalize(_));
+        cluster.nodes.iter().filter(relu).map(pair).find(normalize)
+    }
+
+    /// What is left of `cluster` if its normalization and ReLU are left to the convolutions that read the result; `None` unless those are all
+    /// who do.
+    pub(super) fn beside_normalize(&self, cluster: &Cluster) -> Result<Option<Cluster>, LowerError> {
+        let Some((normalize, relu)) = self.normalized_in(cluster) else { return Ok(None) };
         let (v, y) = (self.value(normalize, 0), self.value(relu, 0));
-        if self.graph.uses(v).len() != 1 || self.graph.inputs(relu)[0] != v || !self.is_normalized_input(y)? {
-            return Ok(false);
+        let read_inside = self.graph.uses(y).into_iter().any(|(reader, _)| cluster.nodes.contains(&reader));
+        if self.graph.uses(v).len() != 1 || read_inside || !self.is_normalized_input(y)? {
+            return Ok(None);
         }
+        let mut rest = cluster.clone();
+        rest.nodes.retain(|&id| id != normalize && id != relu);
+        rest.stored.retain(|value| *value != y);
+        let x = self.graph.inputs(normalize)[0];
+        if rest.nodes.contains(&x.node) && !rest.stored.contains(&x) {
+            rest.stored.push(x);
+        }
+        Ok(Some(rest))
+    }
+
+    /// Leaves the normalization and the ReLU of `cluster` to the convolutions, once what is beside them has been computed.
+    pub(super) fn leave_normalize(&mut self, cluster: &Cluster) -> Result<(), LowerError> {
+        let Some((normalize, relu)) = self.normalized_in(cluster) else { return Ok(()) };
+        let Op::Normalize(op) = &self.graph.node(normalize).op else { return Ok(()) };
         let coefficients = self.normalize_coefficients(normalize, op.epsilon)?;
         let x = self.place(self.graph.inputs(normalize)[0])?;
-        self.normalized_values.insert(y, NormalizedValue { x, coefficients });
-        Ok(true)
+        self.normalized_values.insert(self.value(relu, 0), NormalizedValue { x, coefficients });
+        Ok(())
     }
 
     /// Computes a and b of [`Self::chain_normalize`].
@@ -219,7 +268,7 @@ impl PhaseLowering<'_, '_> {
         let slots = self.normalize_backward_coefficients(id, epsilon)?;
         let (dy, x) = (self.link(inputs[0], chain, links)?, self.link(inputs[1], chain, links)?);
         let [a, k1, k0] = slots.map(|place| chain.load(Access { place, layout: AccessLayout::Channel }));
-        let live = chain.load(Access { place: self.shared.io.live.into(), layout: AccessLayout::Live });
+        let live = chain.load(Access { place: self.own_lanes(self.shared.io.live), layout: AccessLayout::Live });
         let through_statistics = chain.op(LinkOp::Fma(x, k1, k0));
         let dx = chain.op(LinkOp::Fma(dy, a, through_statistics));
         Ok(chain.op(LinkOp::Mul(dx, live)))
@@ -248,7 +297,7 @@ impl PhaseLowering<'_, '_> {
         let slots = ["factor", "slope", "offset"].map(|what| self.channel_slot(id, what, channels));
         let mut operands: Vec<(Place, bool)> =
             inputs[2..].iter().map(|&v| Ok((self.place(v)?, false))).collect::<Result<_, LowerError>>()?;
-        operands.push((Place { slot: self.shared.io.count, offset: 1 }, true));
+        operands.push((self.inverse_count(id), true));
         self.coefficients(id, &format!("normalize_backward_coefficients_{positions}"), channels, &operands, &slots, |ops, first| {
             // 0 mean, 1 variance, 2 scale, 3 dscale, 4 dshift, 5 one over the live examples
             ops.extend([

@@ -114,8 +114,8 @@ impl Lowering<'_> {
         let class = if role == Role::State { Class::State } else { Class::Weights };
         let count = self.slot(&format!("{name}.count"), Class::Masks, Element::U32, 1, true);
         let value = self.slot(&name, class, Element::F32, elements, true);
-        let trainable = role == Role::Trainable;
-        let gradient = trainable.then(|| self.slot(&format!("{name}.grad"), Class::Gradients, Element::F32, elements, true));
+        let (trainable, keep) = (role == Role::Trainable, self.options.keep_gradients);
+        let gradient = trainable.then(|| self.slot(&format!("{name}.grad"), Class::Gradients, Element::F32, elements, keep));
         let moments = if trainable { self.options.optimizer.moments() } else { 0 };
         let moments =
             (0..moments).map(|m| self.slot(&format!("{name}.moment{m}"), Class::Optimizer, Element::F32, elements, true)).collect();
@@ -223,7 +223,7 @@ impl Lowering<'_> {
             storage,
             count: self.resolve(draft.count),
             value: self.resolve(draft.value),
-            gradient: draft.gradient.map(|g| self.resolve(g)),
+            gradient: draft.gradient.filter(|_| self.options.keep_gradients).map(|g| self.resolve(g)),
             moments: draft.moments.iter().map(|&m| self.resolve(m)).collect::<Vec<_>>().into(),
         }
     }
@@ -261,15 +261,16 @@ impl PhaseLowering<'_, '_> {
         }
     }
 
-    /// Gives every gradient the place of its parameter's gradient, and marks those stored as units.
+    /// Gives every gradient the place of its parameter's gradient, and marks those stored as units. After the first micro-batch they have
+    /// places of their own, to be added.
     pub(super) fn place_gradients(&mut self) {
         for (&id, &gradient) in &self.graph.gradients {
             let Some(parameter) = self.parameter_behind(self.value(id, 0)) else { continue };
             let draft = &self.shared.parameters[parameter];
             let Some(slot) = draft.gradient else { continue };
             if draft.matrix.is_some() {
-                self.mark_matrix(gradient, parameter, Some(slot.into()));
-            } else {
+                self.mark_matrix(gradient, parameter, (self.part == 0).then(|| slot.into()));
+            } else if self.part == 0 {
                 self.places.entry(gradient).or_insert_with(|| slot.into());
             }
         }
@@ -293,14 +294,16 @@ impl PhaseLowering<'_, '_> {
         }
     }
 
-    /// Where two parameters have the same gradient, the second gets a copy.
-    pub(super) fn duplicate_gradients(&mut self) -> Result<(), LowerError> {
+    /// Where two parameters have the same gradient, the second gets a copy. After the first micro-batch, gradients are added.
+    pub(super) fn finish_gradients(&mut self) -> Result<(), LowerError> {
         for (&id, &gradient) in &self.graph.gradients {
             let Some(parameter) = self.parameter_behind(self.value(id, 0)) else { continue };
             let Some(slot) = self.shared.parameters[parameter].gradient else { continue };
             let place = self.place(gradient)?;
-            if place != slot.into() {
-                let (unit, count) = self.shared.parameters[parameter].extent();
+            let (unit, count) = self.shared.parameters[parameter].extent();
+            if self.part > 0 {
+                self.accumulate(place, slot.into(), unit * count, self.label(id));
+            } else if place != slot.into() {
                 self.copy_flat("copy", place, slot.into(), unit * count, self.label(id));
             }
         }

@@ -114,8 +114,11 @@ impl PhaseLowering<'_, '_> {
         let mut kernel = KernelBuilder::new(format!("dropout_mask_{node}_{vectors}"), &[self.groups()]);
         let seed = kernel.words("seed", self.shared.io.seed);
         let out = kernel.write("mask", place);
-        let operands =
-            vec![integer(Affine::default().plus(0, vectors)), start(seed), at(out, Affine::default().plus(0, self.group_stride(mask)))];
+        let operands = vec![
+            integer(Affine::constant((self.part * self.groups() * vectors) as isize).plus(0, vectors)),
+            start(seed),
+            at(out, Affine::default().plus(0, self.group_stride(mask))),
+        ];
         kernel.tile(Tile::DropoutMask(DropoutMask { vectors, node, ratio }), operands);
         self.shared.launch(kernel, self.label(id));
         Ok(())

@@ -19,7 +19,7 @@ impl PhaseLowering<'_, '_> {
         let value = self.value(id, 0);
         let target = self.define(value);
         let [channels, rows, width] = self.image(value);
-        let example = self.shared.io.example;
+        let example = self.own_lanes(self.shared.io.example);
         let mut kernel = KernelBuilder::new(format!("pack_{channels}x{rows}x{width}"), &[self.groups()]);
         let operands = vec![
             start(kernel.read("source", source)),
@@ -41,7 +41,7 @@ impl PhaseLowering<'_, '_> {
         let len = self.groups() * self.lanes();
         let target = self.shared.slot("labels", Class::Activations, Element::U32, len, false);
         self.places.insert(value, target.into());
-        let example = self.shared.io.example;
+        let example = self.own_lanes(self.shared.io.example);
         let mut kernel = KernelBuilder::new("pack_labels", &[self.groups()]);
         let lanes = Affine::default().plus(0, self.lanes());
         let operands = vec![
@@ -66,8 +66,12 @@ impl PhaseLowering<'_, '_> {
             return Ok(());
         }
         let values = &constant.value.values;
-        let slot = self.shared.slot(&self.graph.info(value).name, Class::Data, Element::F32, values.len(), true);
-        self.shared.constants.push((slot, values.clone()));
+        let slot = self.shared.constant_slots.get(&id).copied().unwrap_or_else(|| {
+            let slot = self.shared.slot(&self.graph.info(value).name, Class::Data, Element::F32, values.len(), true);
+            self.shared.constants.push((slot, values.clone()));
+            self.shared.constant_slots.insert(id, slot);
+            slot
+        });
         self.places.insert(value, slot.into());
         Ok(())
     }
