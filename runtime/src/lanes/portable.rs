@@ -16,7 +16,7 @@ pub type Portablex8 = Portable<2>;
 pub type Portablex4 = Portable<1>;
 
 #[cfg(target_arch = "x86_64")]
-mod quad {
+mod register {
     use core::arch::x86_64::*;
 
     pub(super) use core::arch::x86_64::{
@@ -32,24 +32,10 @@ mod quad {
             _mm_or_ps(_mm_and_ps(less, c), _mm_andnot_ps(less, d))
         }
     }
-
-    #[inline(always)]
-    pub(super) unsafe fn fma(a: Quad, b: Quad, c: Quad) -> Quad {
-        // SAFETY: SSE is part of x86-64.
-        unsafe { add(mul(a, b), c) }
-    }
-
-    #[inline(always)]
-    pub(super) unsafe fn sum(v: Quad) -> f32 {
-        let mut lanes = [0.0; 4];
-        // SAFETY: the array has four floats.
-        unsafe { store(lanes.as_mut_ptr(), v) };
-        (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
-    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-mod quad {
+mod register {
     pub(super) type Quad = [f32; 4];
 
     #[inline(always)]
@@ -99,10 +85,14 @@ mod quad {
         let lane = |i: usize| if a[i] < b[i] { c[i] } else { d[i] };
         [lane(0), lane(1), lane(2), lane(3)]
     }
+}
+
+mod quad {
+    pub(super) use super::register::*;
 
     #[inline(always)]
     pub(super) unsafe fn fma(a: Quad, b: Quad, c: Quad) -> Quad {
-        // SAFETY: these work on arrays.
+        // SAFETY: a register is for every machine of its architecture.
         unsafe { add(mul(a, b), c) }
     }
 
