@@ -2,10 +2,13 @@
 
 use super::attributes;
 use super::import::{Call, Importer};
+use super::logic::is_truth;
 use super::report::{Kind, Refusal};
+use super::slicing::chosen;
 use super::tensor::{Elements, Folded};
 use crate::ir::{Dim, Shape, Value};
-use crate::op::{Add, Function, MatrixProduct, Mul, Reshape, SelectLess, Softmax, Transpose, Unary};
+use crate::op::reference::{broadcast_dims, broadcast_offsets};
+use crate::op::{Add, Function, MatrixProduct, Mul, Op, ReduceMax, Reshape, SelectLess, Softmax, Transpose, Unary};
 
 /// softmax(q k^T * scale + mask) v of each head: `[N, heads, T, D]`, or `[N, T, heads D]`.
 pub(super) fn convert<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<(), Refusal> {
@@ -15,14 +18,14 @@ pub(super) fn convert<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Resul
     let queries = heads_operand(importer, call, 0)?;
     let joined = importer.graph.shape(queries).rank() == 3;
     let q = split_heads(importer, call, 0, q_heads)?;
-    let k = split_heads(importer, call, 1, kv_heads)?;
-    let v = split_heads(importer, call, 2, kv_heads)?;
-    let [of_q, of_k] = [q, k].map(|value| importer.graph.shape(value).fixed());
-    if of_q[0] != of_k[0] {
-        let why = format!("{} heads of queries share {} heads of keys", of_q[0], of_k[0]);
-        return Err(Refusal::unsupported(why, "repeat keys and values before exporting: both must have as many heads"));
-    }
-    let (rows, columns, width) = (of_q[1], of_k[1], of_q[2]);
+    let heads = importer.graph.shape(q).fixed()[0];
+    let mut shared = |slot: usize| {
+        let value = split_heads(importer, call, slot, kv_heads)?;
+        repeated_heads(importer, call, value, heads)
+    };
+    let (k, v) = (shared(1)?, shared(2)?);
+    let of_q = importer.graph.shape(q).fixed();
+    let (rows, width) = (of_q[1], of_q[2]);
     let scale = match attributes::float(call.node, "scale")? {
         Some(scale) if scale != 0.0 => scale,
         _ => (1.0 / (width as f64).sqrt()) as f32,
@@ -31,17 +34,7 @@ pub(super) fn convert<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Resul
     let product = importer.add(call, MatrixProduct { transpose_a: false, transpose_b: true }, &[q, k], "product")?;
     let mut scores = importer.add(call, Mul {}, &[product, scale], "scores")?;
     scores = softcap(importer, call, scores)?;
-    if attributes::int(call.node, "is_causal")?.unwrap_or(0) != 0 {
-        importer.charge(rows.saturating_mul(columns))?;
-        let below = (0..rows * columns).map(|i| if i % columns > i / columns { f32::NEG_INFINITY } else { 0.0 }).collect();
-        let mask = Folded { dims: vec![rows, columns], elements: Elements::Floats(below) };
-        let mask = importer.new_constant(&format!("{}.causal", call.output()?), mask)?;
-        scores = importer.add(call, Add {}, &[scores, mask], "causal_scores")?;
-    }
-    if call.optional(3).is_some() {
-        scores = masked(importer, call, scores)?;
-    }
-    let shares = importer.add(call, Softmax { log: false }, &[scores], "shares")?;
+    let shares = shares(importer, call, scores)?;
     let mixed = MatrixProduct { transpose_a: false, transpose_b: false };
     if !joined {
         return importer.finish(call, mixed, &[shares, v]);
@@ -88,6 +81,20 @@ fn split_heads<'m>(importer: &mut Importer<'m>, call: &Call<'m>, slot: usize, he
     }
 }
 
+/// Heads of keys or values as often as heads of queries share them, one after the other.
+fn repeated_heads<'m>(importer: &mut Importer<'m>, call: &Call<'m>, value: Value, heads: usize) -> Result<Value, Refusal> {
+    let own = importer.graph.shape(value).fixed()[0];
+    if own == 0 || !heads.is_multiple_of(own) {
+        let why = format!("{heads} heads of queries share {own} heads of keys and values");
+        return Err(Refusal::new(Kind::Attribute, why, "the heads of queries must be a multiple"));
+    }
+    let rows: Vec<usize> = (0..heads).map(|head| head / (heads / own)).collect();
+    match chosen(1, own, &rows) {
+        Some(op) => importer.add(call, op, &[value], "shared"),
+        None => Ok(value),
+    }
+}
+
 /// cap * tanh(scores / cap), where there is one.
 fn softcap<'m>(importer: &mut Importer<'m>, call: &Call<'m>, scores: Value) -> Result<Value, Refusal> {
     let cap = attributes::float(call.node, "softcap")?.unwrap_or(0.0);
@@ -101,14 +108,109 @@ fn softcap<'m>(importer: &mut Importer<'m>, call: &Call<'m>, scores: Value) -> R
     importer.add(call, Mul {}, &[bounded, cap], "capped")
 }
 
-/// Adds the mask, or takes minus infinity where a mask of truth values does not hold.
-fn masked<'m>(importer: &mut Importer<'m>, call: &Call<'m>, scores: Value) -> Result<Value, Refusal> {
-    let truths = importer.setting(call, 3).ok().flatten().is_some_and(|folded| matches!(folded.elements, Elements::Integers(_)));
+/// Softmax of the scores `[N, heads, rows, columns]` that the masks leave; rows of which they leave nothing are zeros.
+fn shares<'m>(importer: &mut Importer<'m>, call: &Call<'m>, scores: Value) -> Result<Value, Refusal> {
+    let extents = importer.graph.shape(scores).fixed();
+    let causal = attributes::int(call.node, "is_causal")?.unwrap_or(0) != 0;
+    let given = if call.optional(3).is_some() { importer.setting(call, 3).ok().flatten() } else { None };
+    let computed = call.optional(3).is_some() && given.is_none();
+    let (mut scores, mut kept) = (scores, None);
+    if causal || given.is_some() {
+        let mask = Mask::new(given.as_ref(), [extents[1], extents[2]], causal)?;
+        importer.charge(mask.values.len())?;
+        kept = mask.kept();
+        scores = add_constant(importer, call, scores, mask.added(), "masked", Add {})?;
+    }
+    if computed {
+        scores = computed_mask(importer, call, scores)?;
+    }
+    let shares = importer.add(call, Softmax { log: false }, &[scores], "shares")?;
+    if computed {
+        let largest = importer.add(call, ReduceMax { axes: vec![3], keep_dims: true }, &[scores], "largest")?;
+        let least = importer.new_constant(&format!("{}.least", call.output()?), Folded::scalar(f32::MIN / 4.0))?;
+        let zero = importer.new_constant(&format!("{}.zero", call.output()?), Folded::scalar(0.0))?;
+        return importer.add(call, SelectLess {}, &[least, largest, shares, zero], "kept");
+    }
+    match kept {
+        Some(kept) => add_constant(importer, call, shares, kept, "kept", Mul {}),
+        None => Ok(shares),
+    }
+}
+
+/// Adds an operation on `value` and a constant.
+fn add_constant<'m>(
+    importer: &mut Importer<'m>,
+    call: &Call<'m>,
+    value: Value,
+    constant: Folded,
+    suffix: &str,
+    op: impl Into<Op>,
+) -> Result<Value, Refusal> {
+    let mut constant = importer.new_constant(&format!("{}.{suffix}", call.output()?), constant)?;
+    if let Some(frame) = importer.frame {
+        constant = frame.align(importer, call, constant)?;
+    }
+    importer.add(call, op, &[value, constant], suffix)
+}
+
+/// What is known of masks at import: what is added to scores, minus infinity where they do not count.
+struct Mask {
+    /// `[.., rows, columns]`
+    dims: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl Mask {
+    /// The mask that the file has, and the one that hides later positions.
+    fn new(given: Option<&Folded>, [rows, columns]: [usize; 2], causal: bool) -> Result<Self, Refusal> {
+        let all = given.map_or(vec![rows, columns], |mask| broadcast_dims(&mask.dims, &[rows, columns]));
+        let mut values = vec![0.0; all.iter().product()];
+        if let Some(mask) = given {
+            let fits = |(own, all): (&usize, &usize)| own == all || *own == 1;
+            if all[all.len() - 2..] != [rows, columns] || !mask.dims.iter().rev().zip(all.iter().rev()).all(fits) {
+                let why = format!("masks {rows} x {columns} scores by {:?}", mask.dims);
+                return Err(Refusal::new(Kind::Shape, why, "the mask must have as many rows and columns, or one"));
+            }
+            let numbers = match &mask.elements {
+                Elements::Floats(values) => values.clone(),
+                Elements::Integers(_) => {
+                    let truths = mask.to_floats().unwrap_or_default();
+                    truths.into_iter().map(|truth| if truth == 0.0 { f32::NEG_INFINITY } else { 0.0 }).collect()
+                }
+            };
+            for (value, from) in values.iter_mut().zip(broadcast_offsets(&mask.dims, &all)) {
+                *value = numbers.get(from).copied().unwrap_or(0.0);
+            }
+        }
+        for (i, value) in values.iter_mut().enumerate().filter(|_| causal) {
+            if i % columns > i / columns % rows {
+                *value = f32::NEG_INFINITY;
+            }
+        }
+        Ok(Mask { dims: all, values })
+    }
+
+    fn added(self) -> Folded {
+        Folded { dims: self.dims, elements: Elements::Floats(self.values) }
+    }
+
+    /// 0 for each row that nothing is left of, else 1; `None` where all are 1.
+    fn kept(&self) -> Option<Folded> {
+        let (columns, dims) = self.dims.split_last()?;
+        let lives = |row: &[f32]| row.iter().any(|&value| value > f32::MIN);
+        let kept: Vec<f32> = self.values.chunks(*columns).map(|row| f32::from(u8::from(lives(row)))).collect();
+        let dims = dims.iter().copied().chain([1]).collect();
+        if kept.contains(&0.0) { Some(Folded { dims, elements: Elements::Floats(kept) }) } else { None }
+    }
+}
+
+/// Adds a mask that the model computes, or takes minus infinity where its truth values do not hold.
+fn computed_mask<'m>(importer: &mut Importer<'m>, call: &Call<'m>, scores: Value) -> Result<Value, Refusal> {
     let mask = importer.number_operand(call, 3)?;
-    if !truths {
-        return importer.add(call, Add {}, &[scores, mask], "masked");
+    if !is_truth(importer, mask) {
+        return importer.add(call, Add {}, &[scores, mask], "biased");
     }
     let zero = importer.new_constant(&format!("{}.false", call.output()?), Folded::scalar(0.0))?;
     let never = importer.new_constant(&format!("{}.never", call.output()?), Folded::scalar(f32::NEG_INFINITY))?;
-    importer.add(call, SelectLess {}, &[zero, mask, scores, never], "masked")
+    importer.add(call, SelectLess {}, &[zero, mask, scores, never], "hidden")
 }

@@ -9,11 +9,11 @@ use super::shapes::normalize_axis;
 use super::tensor::{self, Elements, FLOAT, Folded};
 use super::{external, fold, order, prepare, table, untie, wire};
 use crate::ir::graph::Role;
-use crate::ir::{Dim, Graph, Shape, Tensor, Value, ValueInfo};
+use crate::ir::{Dim, Graph, Names, Shape, Tensor, Value, ValueInfo};
 use crate::op::{Constant, Input, Op, Pad, Parameter, Transpose};
 use onnx_protobuf::tensor_shape_proto::dimension;
 use onnx_protobuf::{GraphProto, Message, ModelProto, NodeProto, ValueInfoProto, type_proto};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Elements of one example that a value may have.
@@ -215,7 +215,7 @@ pub(super) struct Importer<'m> {
     bindings: HashMap<&'m str, Binding>,
     materialized: HashMap<String, Value>,
     readers: HashMap<&'m str, usize>,
-    taken: HashSet<String>,
+    taken: Names,
     budget: usize,
     /// How ONNX has the examples of what the node reads, where that is not the graph's way.
     pub(super) frame: Option<Frame>,
@@ -251,7 +251,7 @@ impl<'m> Importer<'m> {
             bindings,
             materialized: HashMap::new(),
             readers,
-            taken: untie::names(model),
+            taken: untie::names(model).into_iter().collect(),
             budget: prepare::FOLD_LIMIT,
             frame: None,
         };
@@ -460,13 +460,7 @@ impl<'m> Importer<'m> {
 
     /// A name that no value has, near `base`.
     fn fresh(&mut self, base: &str) -> String {
-        let mut name = base.to_owned();
-        let mut count = 0;
-        while !self.taken.insert(name.clone()) {
-            count += 1;
-            name = format!("{base}.{count}");
-        }
-        name
+        self.taken.claim(base)
     }
 
     /// Input `slot` as a value of the graph: a parameter or a constant, if it is not one yet. Within a frame, what has no batch is brought under

@@ -4,10 +4,22 @@ use super::import::{Call, Importer};
 use super::report::Refusal;
 use super::tensor::Folded;
 use crate::ir::Value;
-use crate::op::{Max, Mul, SelectLess};
+use crate::op::{Max, Mul, Op, SelectLess};
 
 fn number<'m>(importer: &mut Importer<'m>, call: &Call<'m>, value: f32, suffix: &str) -> Result<Value, Refusal> {
     importer.new_constant(&format!("{}.{suffix}", call.output()?), Folded::scalar(value))
+}
+
+/// Whether a value holds nothing but 1 and 0, as comparisons and what combines them do.
+pub(super) fn is_truth(importer: &Importer<'_>, value: Value) -> bool {
+    let inputs = importer.graph.inputs(value.node);
+    match &importer.graph.node(value.node).op {
+        Op::SelectLess(_) => inputs[2..].iter().all(|&choice| is_truth(importer, choice)),
+        Op::Mul(_) | Op::Max(_) => inputs.iter().all(|&operand| is_truth(importer, operand)),
+        Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) => inputs.iter().all(|&operand| is_truth(importer, operand)),
+        Op::Constant(constant) => constant.value.values.iter().all(|&value| value == 0.0 || value == 1.0),
+        _ => false,
+    }
 }
 
 /// 0 and 1.

@@ -15,6 +15,9 @@ pub const OPSETS: (i64, i64) = (7, 28);
 /// A constant computed at import may have this many elements more than the file backs.
 pub(super) const FOLD_LIMIT: usize = 1 << 22;
 
+/// Elements of all weights that a file gives as the constants they begin with, instead of storing them.
+const WEIGHT_LIMIT: usize = 1 << 28;
+
 /// Names an exporter made up: a tensor so named is no learned one, except as the weight of a layer.
 pub(super) fn is_generated(name: &str) -> bool {
     let numbered = name.strip_prefix("val_").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit() || b == b'_'));
@@ -164,25 +167,32 @@ fn hoist_weights(graph: &mut GraphProto) {
         "BatchNormalization" => slot >= 1,
         _ => false,
     };
-    let weights: HashSet<&str> = graph
+    let mut weights: HashSet<&str> = graph
         .node
         .iter()
         .flat_map(|n| n.input.iter().enumerate().filter(|(slot, _)| needs_initializer(&n.op_type, *slot)))
         .map(|(_, input)| input.as_str())
         .collect();
+    // Backward, as nodes come in order: a layer may read its weight through a view.
+    for view in graph.node.iter().rev().filter(|n| matches!(n.op_type.as_str(), "Reshape" | "Transpose" | "Flatten" | "Identity")) {
+        if let (Some(input), true) = (view.input.first(), view.output.iter().any(|output| weights.contains(output.as_str()))) {
+            weights.insert(input);
+        }
+    }
     let lists: HashMap<&str, Folded> = graph
         .initializer
         .iter()
         .filter(|t| t.data_type == tensor::INT64)
         .filter_map(|t| Some((t.name.as_str(), tensor::folded(t).ok()?)))
         .collect();
+    let mut budget = WEIGHT_LIMIT;
     let hoisted: Vec<(usize, TensorProto)> = (0..graph.node.len())
         .filter(|&i| graph.node[i].output.first().is_some_and(|o| weights.contains(o.as_str())))
         .filter_map(|i| {
             let node = &graph.node[i];
             let constant = match node.op_type.as_str() {
                 "Constant" => constant(node).ok()?,
-                "ConstantOfShape" => constant_of_shape(node, lists.get(node.input.first()?.as_str())?).ok()?,
+                "ConstantOfShape" => constant_of_shape(node, lists.get(node.input.first()?.as_str())?, &mut budget).ok()?,
                 _ => return None,
             };
             let Elements::Floats(values) = constant.elements else { return None };
@@ -216,13 +226,13 @@ pub(super) fn constant(node: &NodeProto) -> Result<Folded, Refusal> {
     Err(Refusal::unsupported("is a constant of text or of a sparse tensor", "only dense numbers can be used"))
 }
 
-/// The value of a `ConstantOfShape` node.
-pub(super) fn constant_of_shape(node: &NodeProto, shape: &Folded) -> Result<Folded, Refusal> {
+/// The value of a `ConstantOfShape` node, whose elements are taken off `budget`.
+pub(super) fn constant_of_shape(node: &NodeProto, shape: &Folded, budget: &mut usize) -> Result<Folded, Refusal> {
     let extents = shape.integers().ok_or_else(|| Refusal::unsupported("its shape depends on the batch", "compute it before exporting"))?;
     let (dims, count) = tensor::extents(&extents)?;
-    if count > FOLD_LIMIT {
-        return Err(Refusal::new(Kind::Size, format!("makes a constant of {count} elements"), "store it as an initialiser"));
-    }
+    *budget = budget
+        .checked_sub(count)
+        .ok_or_else(|| Refusal::new(Kind::Size, format!("makes a constant of {count} elements"), "store it as an initialiser"))?;
     let fill = attributes::tensor(node, "value")?.map(tensor::folded).transpose()?.unwrap_or(Folded::scalar(0.0));
     let elements = match &fill.elements {
         Elements::Floats(v) if v.len() == 1 => Elements::Floats(vec![v[0]; count]),

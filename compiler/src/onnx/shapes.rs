@@ -3,6 +3,7 @@
 use super::attributes;
 use super::frame::{Merged, Turned, arrange};
 use super::import::{Binding, Call, Importer};
+use super::logic::is_truth;
 use super::report::{Kind, Refusal};
 use super::tensor::{BOOL, DOUBLE, Elements, Extent, FLOAT, INT32, INT64, type_name};
 use crate::ir::{Dim, Shape, Value};
@@ -52,11 +53,7 @@ fn is_whole<'m>(importer: &mut Importer<'m>, call: &Call<'m>, to: Option<i64>) -
     let truth = to == Some(i64::from(BOOL));
     Ok(match &importer.graph.node(x.node).op {
         Op::Input(_) => whole && importer.integer_input,
-        Op::SelectLess(_) => {
-            let constant = |value: &Value| matches!(&importer.graph.node(value.node).op, Op::Constant(c) if c.value.values.iter().all(|&v| v == 0.0 || v == 1.0));
-            (whole || truth) && importer.graph.inputs(x.node)[2..].iter().all(constant)
-        }
-        _ => false,
+        _ => (whole || truth) && is_truth(importer, x),
     })
 }
 
@@ -372,7 +369,12 @@ pub(super) fn space_to_depth<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -
     if !h.is_multiple_of(b) || !w.is_multiple_of(b) {
         return Err(Refusal::new(Kind::Shape, format!("cuts {h} x {w} into blocks of {b}"), "blocksize must divide rows and columns"));
     }
-    rearrange(importer, call, x, [c, h / b, b, w / b, b], [0, 3, 5, 1, 2, 4], [c * b * b, h / b, w / b])
+    let perm = match attributes::string(call.node, "mode")?.unwrap_or("DCR") {
+        "DCR" => [0, 3, 5, 1, 2, 4],
+        "CRD" => [0, 1, 3, 5, 2, 4],
+        other => return Err(Refusal::new(Kind::Attribute, format!("mode is '{other}'"), "DCR or CRD")),
+    };
+    rearrange(importer, call, x, [c, h / b, b, w / b, b], perm, [c * b * b, h / b, w / b])
 }
 
 fn finish_reshape<'m>(importer: &mut Importer<'m>, call: &Call<'m>, x: Value, shape: Shape) -> Result<(), Refusal> {

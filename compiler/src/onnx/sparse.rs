@@ -88,6 +88,19 @@ mod tests {
     }
 
     #[test]
+    fn a_network_of_which_a_tenth_lives_takes_less_than_two_fifths() {
+        let mut model = parse(&zoo::build("mlp", &ZooOptions { input: Some([1, 28, 28]), ..ZooOptions::default() }).unwrap()).unwrap();
+        let weights = model.graph.mut_or_insert_default().initializer.iter_mut().filter(|tensor| tensor.dims.len() > 1);
+        for weight in weights.filter(|weight| weight.dims[0] > 10) {
+            let dead = weight.raw_data.chunks_exact_mut(4).enumerate().filter(|(index, _)| index % 10 != 3);
+            dead.for_each(|(_, value)| value.fill(0));
+        }
+        let bytes = model.write_to_bytes().unwrap();
+        let sparse = sparse_initializers(&bytes).unwrap();
+        assert!(5 * sparse.len() < 2 * bytes.len(), "{} of {}", sparse.len(), bytes.len());
+    }
+
+    #[test]
     fn a_dense_model_stays_as_it_is() {
         let bytes = zoo::build("mlp", &ZooOptions::default()).unwrap();
         let back = parse(&sparse_initializers(&bytes).unwrap()).unwrap();

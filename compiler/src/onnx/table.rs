@@ -46,7 +46,7 @@ table! {
     "Attention" ["is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "scale", "softcap", "softmax_precision"]
         true attention::convert: "mul, matrix_product, add, softmax, matrix_product; without past and present";
     "AveragePool" ["auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides"] true pooling::average_pool:
-        "average_pool, 1-d and 2-d";
+        "average_pool; 1-d, 2-d and 3-d, by planes and depth";
     "BatchNormalization" ["epsilon", "momentum", "spatial", "training_mode"] true layers::batch_normalization:
         "batch_normalization, trained whether or not training_mode is set";
     "Bernoulli" ["dtype", "seed"] true random::not_followed: "bernoulli, drawn for each example in training, the probability in inference";
@@ -80,7 +80,7 @@ table! {
     "Gelu" ["approximate"] true activations::gelu: "unary; so is its Erf form in older models";
     "Gemm" ["alpha", "beta", "transA", "transB"] true layers::gemm: "linear; transA = 0";
     "GlobalAveragePool" [] true pooling::global_average_pool: "reduce_mean";
-    "GlobalMaxPool" [] true pooling::global_max_pool: "max_pool, 1-d and 2-d";
+    "GlobalMaxPool" [] true pooling::global_max_pool: "max_pool; 1-d, 2-d and 3-d";
     "Greater" [] true logic::compare: "select_less; no gradient";
     "GreaterOrEqual" [] true logic::compare: "select_less; no gradient";
     "GroupNormalization" ["epsilon", "num_groups", "stash_type"] true normalization::group_normalization:
@@ -100,13 +100,15 @@ table! {
     "Log" [] true activations::plain: "unary";
     "LogSoftmax" ["axis"] true softmax::log_softmax: "softmax; at the model's end the loss is taken before it";
     "LpNormalization" ["axis", "p"] true normalization::lp_normalization: "sum_to, unary, div; along another axis than the batch";
+    "LpPool" ["auto_pad", "ceil_mode", "dilations", "kernel_shape", "p", "pads", "strides"] true pooling::lp_pool:
+        "mul, average_pool, mul, unary sqrt; 1-d, 2-d and 3-d, p up to 8";
     "LRN" ["alpha", "beta", "bias", "size"] true normalization::local_response: "mul, resample, unary log and exp";
     "LSTM" ["activations", "direction", "hidden_size", "input_forget", "layout"] true recurrent::convert:
         "linear, unary, mul, add, step by step; without lengths of sequences and peepholes";
     "MatMul" [] true layers::mat_mul: "linear, the second operand a learned matrix; matrix_product, both computed";
     "Max" [] true pointwise::max: "max, with broadcasting; clip by a constant";
     "MaxPool" ["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"] true pooling::max_pool:
-        "max_pool, 1-d and 2-d; its indices may not be used";
+        "max_pool; 1-d, 2-d and 3-d, by planes and depth; its indices may not be used";
     "Mean" [] true elementary::mean: "add, mul";
     "Min" [] true pointwise::min: "min, with broadcasting; clip by a constant";
     "Mish" [] true activations::plain: "unary";
@@ -156,7 +158,7 @@ table! {
     "Softmax" ["axis"] true softmax::softmax: "softmax; at the model's end the loss is taken before it";
     "Softplus" [] true activations::plain: "unary";
     "Softsign" [] true activations::softsign: "unary abs, add, div";
-    "SpaceToDepth" ["blocksize"] true shapes::space_to_depth: "reshape, transpose, reshape";
+    "SpaceToDepth" ["blocksize", "mode"] true shapes::space_to_depth: "reshape, transpose, reshape";
     "Split" ["axis", "num_outputs", "split"] true slicing::split: "slice";
     "SplitToSequence" ["axis", "keepdims"] true places::split: "slice; read by SequenceAt only";
     "Sqrt" [] true activations::plain: "unary";

@@ -47,6 +47,29 @@ pub(super) fn binary(op: &str, a: &Folded, b: &Folded) -> Result<Option<Folded>,
     Ok(Some(Folded { dims, elements }))
 }
 
+/// Floats reduced along `axes`, or along all where there is none.
+pub(super) fn reduced(op: &str, source: &Folded, axes: &[usize], keep_dims: bool) -> Option<Folded> {
+    let Elements::Floats(values) = &source.elements else { return None };
+    let goes = |axis: &usize| axes.is_empty() || axes.contains(axis);
+    let kept: Vec<usize> = source.dims.iter().enumerate().map(|(axis, &extent)| if goes(&axis) { 1 } else { extent }).collect();
+    let combine = match op {
+        "ReduceMax" => f64::max,
+        "ReduceMin" => f64::min,
+        "ReduceSum" | "ReduceMean" => |sum: f64, value: f64| sum + value,
+        _ => return None,
+    };
+    let mut results: Vec<Option<f64>> = vec![None; kept.iter().product()];
+    for (&value, to) in values.iter().zip(broadcast_offsets(&kept, &source.dims)) {
+        let value = f64::from(value);
+        results[to] = Some(results[to].map_or(value, |result| combine(result, value)));
+    }
+    let count = if op == "ReduceMean" { (values.len() / results.len().max(1)) as f64 } else { 1.0 };
+    let elements = results.into_iter().map(|result| result.map(|result| (result / count) as f32)).collect::<Option<Vec<_>>>()?;
+    let all = |axis: &usize| keep_dims || !goes(axis);
+    let dims = kept.iter().enumerate().filter(|(axis, _)| all(axis)).map(|(_, &extent)| extent).collect();
+    Some(Folded { dims, elements: Elements::Floats(elements) })
+}
+
 /// Floats that are whole numbers as integers.
 fn whole(folded: &Folded) -> Option<Folded> {
     let elements = match &folded.elements {

@@ -26,7 +26,7 @@ pub(super) fn fold<'m>(importer: &mut Importer<'m>, call: &Call<'m>) -> Result<O
             None => None,
         },
         "ConstantOfShape" => match known(importer, call, 0)? {
-            Some(extents) => Some(constant_of_shape(call.node, &alike_for_all(extents))?),
+            Some(extents) => Some(constant_of_shape(call.node, &alike_for_all(extents), &mut { FOLD_LIMIT })?),
             None => None,
         },
         _ => match inputs(importer, call)? {
@@ -84,6 +84,13 @@ fn evaluate(importer: &Importer<'_>, call: &Call<'_>, inputs: &[Option<Folded>])
         ("ReduceProd", ..) if first.dims.len() <= 1 => {
             let kept = attributes::int(call.node, "keepdims")?.unwrap_or(1) != 0;
             arithmetic::product(first).map(|product| Folded { dims: vec![1; if kept { first.dims.len() } else { 0 }], ..product })
+        }
+        ("ReduceMax" | "ReduceMin" | "ReduceSum" | "ReduceMean", ..) if matches!(first.elements, Elements::Floats(_)) => {
+            let axes = super::shapes::axes_of(importer, call, first.dims.len())?.unwrap_or_default();
+            if axes.is_empty() && attributes::int(call.node, "noop_with_empty_axes")?.unwrap_or(0) != 0 {
+                return Ok(Some(first.clone()));
+            }
+            arithmetic::reduced(op, first, &axes, attributes::int(call.node, "keepdims")?.unwrap_or(1) != 0)
         }
         ("Mod", ..) if attributes::int(call.node, "fmod")?.unwrap_or(0) != 0 => None,
         (_, Some(second), None) => arithmetic::binary(op, first, second)?,

@@ -5,6 +5,7 @@ mod malformed;
 mod models;
 mod random;
 mod recurrent;
+mod values;
 
 use super::report::{ImportReport, Kind};
 use super::{Imported, import_bytes};
