@@ -78,6 +78,15 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// The same of data that was given as `spec`.
+    #[must_use]
+    pub fn with_data(mut self, spec: Option<&str>) -> Self {
+        if let (TrainError::Unfit { data, .. }, Some(spec)) = (&mut self, spec) {
+            spec.clone_into(data);
+        }
+        self
+    }
+
     /// Whether the run was refused before its first step, rather than failing in it.
     pub fn is_refusal(&self) -> bool {
         !matches!(self, TrainError::Diverged { .. } | TrainError::Write { .. })

@@ -73,7 +73,10 @@ pub(super) fn check_fit(manifest: &Manifest, data: &Dataset) -> Result<(), Train
         Element::F32 | Element::Bf16 => outputs == data.classes,
     };
     if !fits {
-        let why = format!("it has {} classes, the model's output `{}` has {outputs}", data.classes, io.output.name);
+        let of = |split: &Split| split.labels.iter().position(|&label| label as usize + 1 == data.classes);
+        let example =
+            of(&data.train).map_or(String::new(), |example| format!(" (training example {example} is of class {})", data.classes - 1));
+        let why = format!("it has {} classes{example}, the model's output `{}` has {outputs}", data.classes, io.output.name);
         return unfit(why, "take a model with as many outputs, or other data");
     }
     Ok(())

@@ -66,7 +66,8 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let compiled = model::compile(&imported, &job.run.recipe, Some(&data))?;
     drop(imported);
     let mut net = engine::network(compiled.program.clone(), &job.run.recipe)?;
-    train::check(net.manifest(), &data, &job.run.recipe).map_err(Failure::refused)?;
+    let named = |error: TrainError| Failure::refused(error.with_data(job.run.recipe.data.as_deref()));
+    train::check(net.manifest(), &data, &job.run.recipe).map_err(named)?;
     // Nothing is written before everything is understood.
     run_dir::prepare(&job.folder, job.existing)?;
     job.run.write(&job.folder)?;

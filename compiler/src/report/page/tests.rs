@@ -41,6 +41,9 @@ fn a_page_stands_alone_and_shows_every_section() {
         assert!(!text.replace("http://www.w3.org/2000/svg", "").contains(foreign), "{foreign}");
     }
     assert!(text.contains("runs/&lt;b&gt;") && text.contains("# &lt;i&gt;") && !text.contains("<b>\""));
+    for line in compiled.program.manifest.plan.iter().filter(|line| line.bytes > 0) {
+        assert!(text.contains(&format!(".m-{}{{", line.class)), "{} has no colour", line.class);
+    }
     for element in ["section", "figure", "svg", "table", "div", "details"] {
         assert_eq!(text.matches(&format!("<{element}")).count(), text.matches(&format!("</{element}>")).count(), "{element}");
     }
