@@ -8,7 +8,7 @@
 //! - Names are unique among values. A parameter's value bears its ONNX initialiser's name.
 //! - Annotations (sparsity, fusion, liveness) are tables keyed by [`NodeId`] or [`Value`], never fields here.
 
-use super::{Shape, Tensor};
+use super::{Names, Shape, Tensor};
 use crate::op::Op;
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
@@ -245,13 +245,14 @@ impl Graph {
         }
     }
 
-    /// A value name not yet taken: `base`, else `base.1`, `base.2`, ...
+    /// The names of all values.
+    pub fn names(&self) -> Names {
+        self.nodes.node_weights().flat_map(|node| node.outputs.iter().map(|output| output.name.clone())).collect()
+    }
+
+    /// A value name not yet taken: `base`, else `base.1`, `base.2`, ... For one; who needs many keeps [`Graph::names`].
     pub fn fresh_name(&self, base: &str) -> String {
-        let taken: BTreeSet<&str> = self.nodes.node_weights().flat_map(|n| n.outputs.iter().map(|o| o.name.as_str())).collect();
-        if !taken.contains(base) {
-            return base.to_owned();
-        }
-        (1..).map(|i| format!("{base}.{i}")).find(|name| !taken.contains(name.as_str())).unwrap_or_default()
+        self.names().claim(base)
     }
 
     /// Nodes whose op is a parameter, in the order they were added.

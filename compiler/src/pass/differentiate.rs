@@ -5,7 +5,7 @@
 //! a trainable parameter. Several contributions to one value are summed in the order in which they arise.
 
 use crate::ir::graph::{Cycle, Role};
-use crate::ir::{Dim, Graph, NodeId, Shape, Tensor, Value, ValueInfo};
+use crate::ir::{Dim, Graph, Names, NodeId, Shape, Tensor, Value, ValueInfo};
 use crate::op::{Add, Concat, Constant, NoGradient, Op, SumTo};
 use std::collections::{HashMap, HashSet};
 
@@ -40,7 +40,9 @@ pub struct GradientBuilder<'a> {
     node: NodeId,
     inputs: Vec<Value>,
     learning: &'a HashSet<NodeId>,
-    names: &'a mut HashSet<String>,
+    names: &'a mut Names,
+    /// Nodes added so far.
+    added: Vec<NodeId>,
 }
 
 impl GradientBuilder<'_> {
@@ -83,8 +85,9 @@ impl GradientBuilder<'_> {
         let shapes: Vec<&Shape> = inputs.iter().map(|&v| self.graph.shape(v)).collect();
         let base = format!("{}.gradient", self.graph.node(self.node).name);
         let shapes = op.operator().infer(&shapes).unwrap_or_else(|e| panic!("{base}: {e}"));
-        let outputs = shapes.into_iter().map(|shape| ValueInfo { name: claim(self.names, &base), shape }).collect();
+        let outputs = shapes.into_iter().map(|shape| ValueInfo { name: self.names.claim(&base), shape }).collect();
         let id = self.graph.add(base, op, inputs, outputs);
+        self.added.push(id);
         self.graph.outputs(id)
     }
 
@@ -109,7 +112,7 @@ pub fn differentiate(graph: &mut Graph) -> Result<(), DifferentiateError> {
     let order = graph.topological()?;
     let loss = loss_node(graph)?;
     let learning = learning_nodes(graph, &order);
-    let mut names: HashSet<String> = order.iter().flat_map(|&id| graph.node(id).outputs.iter().map(|o| o.name.clone())).collect();
+    let mut names = graph.names();
     let mut contributions: HashMap<Value, Vec<Value>> = HashMap::new();
     let prediction = graph.inputs(loss)[0];
     if learning.contains(&prediction.node) {
@@ -189,27 +192,24 @@ fn operand_gradients(
     id: NodeId,
     gradients: &[Option<Value>],
     learning: &HashSet<NodeId>,
-    names: &mut HashSet<String>,
+    names: &mut Names,
 ) -> Result<Vec<(Value, Value)>, DifferentiateError> {
-    let before: HashSet<NodeId> = graph.ids().into_iter().collect();
     let (op, inputs) = (graph.node(id).op.clone(), graph.inputs(id));
-    let mut builder = GradientBuilder { graph, node: id, inputs: inputs.clone(), learning, names };
-    let results = op
-        .operator()
-        .gradient(&mut builder, gradients)
-        .map_err(|source| DifferentiateError::NoGradient { node: graph.node(id).name.clone(), source })?;
-    let mut named = before;
+    let mut builder = GradientBuilder { graph, node: id, inputs: inputs.clone(), learning, names, added: vec![] };
+    let results = op.operator().gradient(&mut builder, gradients);
+    let mut unnamed: HashSet<NodeId> = builder.added.into_iter().collect();
+    let results = results.map_err(|source| DifferentiateError::NoGradient { node: graph.node(id).name.clone(), source })?;
     let mut pairs = Vec::new();
     for (input, gradient) in inputs.into_iter().zip(results) {
         let Some(gradient) = gradient.filter(|_| learning.contains(&input.node)) else { continue };
         debug_assert_eq!(graph.shape(gradient), graph.shape(input), "gradient of '{}'", graph.info(input).name);
         // A gradient passed on unchanged keeps the name it got where it was computed.
-        if !named.contains(&gradient.node) {
-            let name = claim(names, &format!("{}.gradient", graph.info(input).name));
-            names.remove(&graph.info(gradient).name);
+        if unnamed.contains(&gradient.node) {
+            let name = names.claim(&format!("{}.gradient", graph.info(input).name));
+            names.release(&graph.info(gradient).name);
             graph.node_mut(gradient.node).outputs[gradient.output].name = name;
             if graph.node(gradient.node).outputs.len() == 1 {
-                named.insert(gradient.node);
+                unnamed.remove(&gradient.node);
             }
         }
         pairs.push((input, gradient));
@@ -242,30 +242,19 @@ fn tiles(graph: &Graph, parts: &[Value]) -> Option<(usize, Vec<Value>)> {
 }
 
 /// The sum of the contributions `parts` to the gradient of `of`. Those of slices that tile it are put together instead.
-fn sum(graph: &mut Graph, names: &mut HashSet<String>, of: Value, parts: Vec<Value>) -> Value {
+fn sum(graph: &mut Graph, names: &mut Names, of: Value, parts: Vec<Value>) -> Value {
     let base = format!("{}.gradient", graph.info(of).name);
     let shape = graph.shape(of).clone();
     if let Some((axis, sources)) = tiles(graph, &parts) {
-        let name = claim(names, &base);
+        let name = names.claim(&base);
         let output = ValueInfo { name: name.clone(), shape };
         return Value { node: graph.add(name, Concat { axis }.into(), &sources, vec![output]), output: 0 };
     }
     let mut parts = parts.into_iter();
     let first = parts.next().expect("a value in the table has a contribution");
     parts.fold(first, |total, part| {
-        let name = claim(names, &base);
+        let name = names.claim(&base);
         let output = ValueInfo { name: name.clone(), shape: shape.clone() };
         Value { node: graph.add(name, Add {}.into(), &[total, part], vec![output]), output: 0 }
     })
-}
-
-/// `base`, or `base.1`, `base.2`, .. if that is taken; taken from now on.
-fn claim(names: &mut HashSet<String>, base: &str) -> String {
-    let mut name = base.to_owned();
-    let mut number = 0;
-    while !names.insert(name.clone()) {
-        number += 1;
-        name = format!("{base}.{number}");
-    }
-    name
 }

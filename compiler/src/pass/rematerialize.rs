@@ -12,7 +12,7 @@
 //! Only forward nodes are repeated, on the same operands, so a step has the same bits as without. Uniform values (statistics, parameters) and
 //! dropout masks are always kept as they are. What is narrow is rounded for backward alone: the forward pass, and so the loss, is that of f32.
 
-use crate::ir::{Graph, NodeId, Value, ValueInfo};
+use crate::ir::{Graph, Names, NodeId, Value, ValueInfo};
 use crate::op::{Narrow, Op, Widen};
 use crate::pass::differentiate::{DifferentiateError, loss_node};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -375,6 +375,7 @@ pub fn rematerialize(graph: &mut Graph, chain: &Chain, choice: &Choice) -> Resul
         ends: choice.stretches.iter().map(|stretch| chain.links[stretch.last].end).collect(),
         wide: BTreeMap::new(),
         repeated: Vec::new(),
+        names: graph.names(),
         graph,
     };
     for step in steps {
@@ -435,6 +436,7 @@ struct Repetition<'g> {
     /// For each value that is kept narrow: what backward reads.
     wide: BTreeMap<Value, Value>,
     repeated: Vec<(NodeId, NodeId)>,
+    names: Names,
 }
 
 impl Repetition<'_> {
@@ -447,7 +449,7 @@ impl Repetition<'_> {
 
     fn add(&mut self, like: Value, suffix: &str, op: Op, input: Value) -> Value {
         let ValueInfo { name, shape } = self.graph.info(like).clone();
-        let info = ValueInfo { name: self.graph.fresh_name(&format!("{name}.{suffix}")), shape };
+        let info = ValueInfo { name: self.names.claim(&format!("{name}.{suffix}")), shape };
         let node = self.graph.add(info.name.clone(), op, &[input], vec![info]);
         Value { node, output: 0 }
     }
@@ -471,8 +473,8 @@ impl Repetition<'_> {
             let read = |value: &Value| copies.get(value).or_else(|| self.wide.get(value)).copied().unwrap_or(*value);
             let inputs: Vec<Value> = self.graph.inputs(id).iter().map(read).collect();
             let node = self.graph.node(id).clone();
-            let again = |output: &ValueInfo| ValueInfo { name: self.graph.fresh_name(&format!("{}.again", output.name)), ..output.clone() };
-            let outputs: Vec<ValueInfo> = node.outputs.iter().map(again).collect();
+            let mut again = |output: &ValueInfo| ValueInfo { name: self.names.claim(&format!("{}.again", output.name)), ..output.clone() };
+            let outputs: Vec<ValueInfo> = node.outputs.iter().map(&mut again).collect();
             let copy = self.graph.add(format!("{}.again", node.name), node.op, &inputs, outputs);
             self.repeated.push((id, copy));
             let pairs = self.graph.outputs(id).into_iter().zip(self.graph.outputs(copy));

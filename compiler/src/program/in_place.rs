@@ -5,19 +5,17 @@
 
 use super::{Address, Base, Kernel, Map, Operand, Schedule, Slot, SlotId, Statement, memory};
 use mest_runtime::tile::Tile;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Merges the slots of each schedule where its launches allow it: launches name the earlier slot afterwards. Returns, for each later slot,
 /// the one whose memory it shares.
 pub fn merge(slots: &[Slot], kernels: &[Kernel], schedules: &mut [Schedule]) -> BTreeMap<SlotId, SlotId> {
     let mut shared = BTreeMap::new();
     for index in 0..schedules.len() {
-        let elsewhere = |slot: usize| {
-            let others = schedules.iter().enumerate().filter(|(other, _)| *other != index);
-            others.flat_map(|(_, schedule)| &schedule.launches).any(|launch| launch.arguments.iter().any(|(s, _)| s.0 == slot))
-        };
+        let others = schedules.iter().enumerate().filter(|(other, _)| *other != index).flat_map(|(_, schedule)| &schedule.launches);
+        let elsewhere: BTreeSet<usize> = others.flat_map(|launch| launch.arguments.iter().map(|(slot, _)| slot.0)).collect();
         let mut ranges = memory::live_ranges(slots, &schedules[index]);
-        ranges.retain(|slot, _| !elsewhere(*slot));
+        ranges.retain(|slot, _| !elsewhere.contains(slot));
         let merged = merges(slots, kernels, &schedules[index], ranges);
         for (slot, _) in schedules[index].launches.iter_mut().flat_map(|launch| &mut launch.arguments) {
             while let Some(earlier) = merged.get(slot) {

@@ -33,15 +33,14 @@ pub struct Peak {
 /// Persistent slots, and the transient ones that live at the launch of a schedule where those take most.
 pub fn at_peak(slots: &[Slot], schedule: &Schedule) -> Peak {
     let ranges = live_ranges(slots, schedule);
-    let live = |time: usize| ranges.iter().filter(move |(_, (first, last))| (*first..=*last).contains(&time));
-    let launches = 0..schedule.launches.len();
-    let launch = launches.max_by_key(|&time| live(time).map(|(&slot, _)| bytes(&slots[slot])).sum::<usize>()).unwrap_or(0);
+    let live = live_bytes(slots, &ranges);
+    let launch = (0..live.len()).max_by_key(|&time| live[time]).unwrap_or(0);
     let classes = ["weights", "gradients", "optimizer", "masks", "topology", "activations", "transient", "state", "data"];
     let mut peak = Peak { launch, bytes: classes.map(|class| (class, 0)).into() };
     for slot in slots.iter().filter(|slot| slot.persistent) {
         *peak.bytes.entry(slot.class.name()).or_default() += slot.bytes();
     }
-    for (&slot, &(first, last)) in live(launch) {
+    for (&slot, &(first, last)) in ranges.iter().filter(|(_, (first, last))| (*first..=*last).contains(&launch)) {
         let kept = schedule.turns.iter().any(|turn| (first + 1..=last).contains(turn));
         let class = if slots[slot].class == Class::Activations && !kept { "transient" } else { slots[slot].class.name() };
         *peak.bytes.entry(class).or_default() += slots[slot].bytes();
@@ -51,11 +50,9 @@ pub fn at_peak(slots: &[Slot], schedule: &Schedule) -> Peak {
 
 /// Largest sum of bytes that live at the same time, persistent ones included: no plan can do with less.
 pub fn lower_bound(slots: &[Slot], schedule: &Schedule) -> usize {
-    let ranges = live_ranges(slots, schedule);
-    let at =
-        |time: usize| ranges.iter().filter(|(_, (first, last))| (*first..=*last).contains(&time)).map(|(s, _)| bytes(&slots[*s])).sum();
+    let live = live_bytes(slots, &live_ranges(slots, schedule));
     let persistent: usize = slots.iter().filter(|slot| slot.persistent).map(bytes).sum();
-    persistent + (0..schedule.launches.len()).map(at).max().unwrap_or(0)
+    persistent + live.into_iter().max().unwrap_or(0)
 }
 
 /// Bytes of the arena that a schedule needs, once planned: its persistent slots, and the end of its last transient one.
@@ -136,27 +133,36 @@ fn live_bytes(slots: &[Slot], ranges: &BTreeMap<usize, (usize, usize)>) -> Vec<u
     live
 }
 
+/// A slot that has its place.
+struct Placed {
+    offset: usize,
+    end: usize,
+    first: usize,
+    last: usize,
+}
+
 /// Places slots in `order`, each at the lowest offset free of slots that live at the same time.
 fn place(slots: &[Slot], ranges: &BTreeMap<usize, (usize, usize)>, order: &[usize], start: usize) -> (Vec<(usize, usize)>, usize) {
-    let mut placed: Vec<(usize, usize)> = Vec::with_capacity(order.len());
-    let mut end = start;
+    // By offset: of a network with thousands of launches, most slots fit below most others.
+    let mut placed: Vec<Placed> = Vec::with_capacity(order.len());
+    let mut offsets = Vec::with_capacity(order.len());
+    let mut highest = start;
     for &slot in order {
-        let (first, last) = ranges[&slot];
-        let overlaps = |(other, _): &&(usize, usize)| ranges[other].0 <= last && first <= ranges[other].1;
-        let mut busy: Vec<(usize, usize)> =
-            placed.iter().filter(overlaps).map(|&(other, offset)| (offset, offset + bytes(&slots[other]))).collect();
-        busy.sort_unstable();
+        let ((first, last), size) = (ranges[&slot], bytes(&slots[slot]));
         let mut offset = start;
-        for (from, to) in busy {
-            if offset + bytes(&slots[slot]) <= from {
+        for other in placed.iter().filter(|other| other.first <= last && first <= other.last) {
+            if offset + size <= other.offset {
                 break;
             }
-            offset = offset.max(to);
+            offset = offset.max(other.end);
         }
-        end = end.max(offset + bytes(&slots[slot]));
-        placed.push((slot, offset));
+        let end = offset + size;
+        highest = highest.max(end);
+        let position = placed.partition_point(|other| (other.offset, other.end) < (offset, end));
+        placed.insert(position, Placed { offset, end, first, last });
+        offsets.push((slot, offset));
     }
-    (placed, end)
+    (offsets, highest)
 }
 
 #[cfg(test)]
