@@ -132,13 +132,20 @@ pub trait Policy: Debug + Sync {
     }
 }
 
-/// Changes the masks of `net` if an event is due at `progress`, and says what it did to each layer: nothing if none was. No gradients of dead weights are read: a policy that
-/// wants them grows at random.
+/// Changes the masks of `net` if an event is due at `progress`, and says what it did to each layer: nothing if none was. Policies that grow, or keep, by
+/// gradients of dead weights do so by those that [`read_gradients`] has read since the last event; where none were read, growth is random and the largest
+/// weights are kept.
 pub fn mutate<'m>(net: &mut dyn Network, mutator: &'m mut Mutator, progress: &Progress) -> &'m [LayerReport] {
     if !mutator.due(progress) {
         return &[];
     }
-    network::with_parts(net, move |manifest, arena| mutator.event(manifest, arena, progress, None))
+    network::with_parts(net, move |manifest, arena| mutator.event_by_remembered(manifest, arena, progress))
+}
+
+/// Reads what the event at `progress` wants to know of the batch and the step that `net` has loaded, for [`mutate`]: for as many batches as
+/// [`Mutator::gradient_batches`] says, when [`Mutator::due`] does. The training state is afterwards what it was.
+pub fn read_gradients(net: &mut dyn Network, mutator: &mut Mutator, progress: &Progress) {
+    mutator.remember_gradients(net, progress);
 }
 
 /// Every policy; the first is the default.

@@ -44,6 +44,9 @@ pub struct Mutator {
     /// What an event takes while it is at one layer.
     bump: Bump,
     probing: ProbeMemory,
+    /// What has been read for the next event of [`super::mutate`], and of how many batches.
+    gradients: DenseGradients,
+    batches: usize,
     /// Of the last event, layer by layer.
     reports: Vec<LayerReport>,
 }
@@ -67,6 +70,8 @@ impl Mutator {
             schedule: ((0, 0), config.schedule(0, 0)),
             bump: Bump::with_capacity(largest),
             probing: ProbeMemory::new(manifest, if config.reads_gradients() { &layers } else { &[] }),
+            gradients: DenseGradients::default(),
+            batches: 0,
             reports: layers.iter().map(begins).collect(),
             config,
             layers,
@@ -126,18 +131,37 @@ impl Mutator {
         self.probing = memory;
     }
 
+    /// As [`Mutator::read_gradients`], for the next event of [`super::mutate`].
+    pub(super) fn remember_gradients(&mut self, net: &mut dyn Network, progress: &Progress) {
+        let mut gradients = mem::take(&mut self.gradients);
+        if self.batches == 0 {
+            gradients.clear();
+        }
+        self.read_gradients(net, progress, &mut gradients);
+        self.gradients = gradients;
+        self.batches += 1;
+    }
+
+    /// The event at `progress`, by the gradients that were remembered for it, if any were.
+    pub(super) fn event_by_remembered(&mut self, manifest: &Manifest, arena: &mut Arena, progress: &Progress) -> &[LayerReport] {
+        let (gradients, batches) = (mem::take(&mut self.gradients), mem::take(&mut self.batches));
+        self.event(manifest, arena, progress, Some(&gradients).filter(|_| batches > 0));
+        self.gradients = gradients;
+        &self.reports
+    }
+
     /// What of a parameter is probed where candidates are drawn.
     fn part<'b>(&self, bump: &Bump, event: &'b Bump, net: &dyn Network, index: usize, progress: &Progress) -> Option<Part<'b>> {
         let (manifest, arena) = (net.manifest(), net.arena());
         let parameter = &manifest.parameters[index];
         let layer = Layer::new(self, bump, manifest, arena, index, progress)?;
         let kept = layer.kept(self, bump, arena, parameter, &[]);
-        let candidates = self.candidates(bump, &layer, kept, index, progress);
+        let candidates = self.candidates(bump, &layer, kept, index, progress, self.config.growth);
         let dead = event.alloc_slice_copy(layer.units.units_of(bump, &candidates));
         Some(Part { parameter: index, base: event.alloc_slice_copy(kept), dead })
     }
 
-    /// Updates every mask: the least important units go, then dead ones grow, at random or by `gradients` that were read for this event. What grew
+    /// Updates every mask: the least important units go, then dead ones grow, by `gradients` that were read for this event or else at random. What grew
     /// starts at 0, in value and in optimiser state, also where a unit was dropped in the same event. Growth stops at a layer's capacity. Says what it did to
     /// each layer.
     ///
@@ -152,13 +176,15 @@ impl Mutator {
         self.follow(progress);
         self.last = Some(self.moment(progress));
         let (mut bump, mut reports) = (mem::take(&mut self.bump), mem::take(&mut self.reports));
+        // Nothing ranks candidates without gradients: as many are drawn as grow.
+        let growth = if gradients.is_some() { self.config.growth } else { Growth::Random(1) };
         for (&index, report) in self.layers.iter().zip(&mut reports) {
             bump.reset();
             let parameter = &manifest.parameters[index];
             let Some(layer) = Layer::new(self, &bump, manifest, arena, index, progress) else { continue };
             let gradient = gradients.map_or(&[][..], |gradients| gradients.of(index));
             let kept = layer.kept(self, &bump, arena, parameter, gradient);
-            let grown = layer.units.steepest(&bump, &self.candidates(&bump, &layer, kept, index, progress), gradient);
+            let grown = layer.units.steepest(&bump, &self.candidates(&bump, &layer, kept, index, progress, growth), gradient);
             // Two moves: what the first drops is gone, even if the second grows there.
             for mask in [kept, mask::union(&bump, kept, grown)] {
                 state::remap(&bump, manifest, arena, index, mask).expect("a mask made of existing units, within the capacity");
@@ -188,10 +214,18 @@ impl Mutator {
     }
 
     /// What may grow in a layer; the same whenever it is asked for one event.
-    fn candidates<'b>(&self, bump: &'b Bump, layer: &Layer<'_>, kept: &[u32], index: usize, progress: &Progress) -> Candidates<'b> {
+    fn candidates<'b>(
+        &self,
+        bump: &'b Bump,
+        layer: &Layer<'_>,
+        kept: &[u32],
+        index: usize,
+        progress: &Progress,
+        growth: Growth,
+    ) -> Candidates<'b> {
         let mut draws = Stream::of_item(self.seed, Purpose::Growth, self.moment(progress) as u64, index as u32);
         let grow_to = layer.update.grow_to.min(layer.capacity).max(kept.len());
-        layer.units.candidates(bump, kept, grow_to, layer.budget, self.config.growth, &mut draws)
+        layer.units.candidates(bump, kept, grow_to, layer.budget, growth, &mut draws)
     }
 
     /// Importance of the live units.

@@ -270,6 +270,30 @@ fn dead_weights_of_largest_gradient_grow() {
 }
 
 #[test]
+fn without_gradients_growth_is_random() {
+    let mut drawn = config("mest-em");
+    drawn.growth = Growth::Random(4);
+    for config in [config("rigl"), drawn] {
+        let grown = |seed: u64| {
+            let (manifest, mut arena) = network(&config, [1, 1], 0.2, 1, 3);
+            let before: BTreeSet<u32> = state::mask(&manifest, &arena, 1).into_iter().collect();
+            let _ = Mutator::new(&manifest, config.clone(), seed).event(&manifest, &mut arena, &at(0), None);
+            let grown: Vec<u32> = state::mask(&manifest, &arena, 1).into_iter().filter(|unit| !before.contains(unit)).collect();
+            let Storage::Matrix { matrix, block, .. } = manifest.parameters[1].storage else { unreachable!("a weight") };
+            let (units, count) = (Units::new(matrix, block).count(), grown.len());
+            // A quarter of those that grow lies in each quarter of the weight, give or take four deviations.
+            for quarter in 0..4 {
+                let inside = grown.iter().filter(|&&unit| unit as usize * 4 / units == quarter).count();
+                let off = (inside as f64 - count as f64 / 4.0).abs();
+                assert!(count > 40 && off < 4.0 * (count as f64 * 3.0 / 16.0).sqrt(), "{inside} of {count} in quarter {quarter}");
+            }
+            grown
+        };
+        assert_ne!(grown(3), grown(4), "the seed says which");
+    }
+}
+
+#[test]
 fn the_gradient_term_is_elastic_mutations_alone() {
     for (name, lambda) in [("mest-em", 0.5), ("mest-ems", 0.5), ("set", 0.0), ("rigl", 0.0)] {
         assert_eq!(config(name).policy.lambda(0.5), lambda, "{name}");

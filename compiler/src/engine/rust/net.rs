@@ -248,9 +248,31 @@ fn face(program: &Program, options: &EmitOptions, net: &Ident) -> TokenStream {
                 Ok(network::report(self))
             }
 
-            /// Changes the masks if it is time at `progress`: before every step, tell how far the training is. Says what changed in each layer.
+            /// Changes the masks if it is time at `progress`: before every step, tell how far the training is. Says what changed in each layer. Where a
+            /// policy grows by gradients, it does so by what [`Self::read_gradients`] has read.
             pub fn mutate<'m>(&mut self, mutator: &'m mut Mutator, progress: &Progress) -> &'m [LayerReport] {
                 mutation::mutate(self, mutator, progress)
+            }
+
+            /// Reads of a batch what the event at `progress` grows or keeps by, and learns nothing from it. For policies that look at gradients of dead
+            /// weights: when [`Mutator::due`] says so, of [`Mutator::gradient_batches`] batches, before [`Self::mutate`].
+            #[doc = #batch_doc]
+            ///
+            /// # Errors
+            /// The batch does not fit.
+            pub fn read_gradients(
+                &mut self,
+                mutator: &mut Mutator,
+                progress: &Progress,
+                input: &[f32],
+                #target: &[#of],
+            ) -> Result<(), BatchError> {
+                let examples = #target.len() / (MANIFEST.io.target.len / MANIFEST.batch);
+                network::load_batch(self, input, Target::#kind(#target), examples)?;
+                let (rule, seed, step) = (self.rule, self.seed, self.steps + 1);
+                network::load_step(self, &rule, seed, step);
+                mutation::read_gradients(self, mutator, progress);
+                Ok(())
             }
 
             /// The model's output for the batch evaluated last, `[example][element]`.

@@ -226,7 +226,7 @@ fn generated_crates_pass_clippy() {
     }
 }
 
-/// A program without `std`: it trains in a static array, and fails if a step allocates or nothing is learned.
+/// A program without `std`: it trains in a static array, and fails if a step or a mutation allocates or nothing is learned.
 const BARE: &str = r#"
 #![no_std]
 #![no_main]
@@ -235,6 +235,8 @@ const BARE: &str = r#"
 use core::alloc::{GlobalAlloc, Layout};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use mest_runtime::lanes::Isa;
+use mest_runtime::mutation::{MutationConfig, Mutator, POLICIES, Progress};
+use mest_runtime::network::Network;
 use net::Net;
 
 /// Hands out a static array from its beginning, and counts.
@@ -242,7 +244,7 @@ struct Bump;
 
 static USED: AtomicUsize = AtomicUsize::new(0);
 static CALLS: AtomicUsize = AtomicUsize::new(0);
-static mut HEAP: [u8; 1 << 24] = [0; 1 << 24];
+static mut HEAP: [u8; 1 << 26] = [0; 1 << 26];
 static mut MEMORY: [u8; Net::MEMORY_BYTES] = [0; Net::MEMORY_BYTES];
 
 unsafe impl GlobalAlloc for Bump {
@@ -250,7 +252,7 @@ unsafe impl GlobalAlloc for Bump {
         CALLS.fetch_add(1, Ordering::Relaxed);
         let start = USED.load(Ordering::Relaxed).next_multiple_of(layout.align());
         USED.store(start + layout.size(), Ordering::Relaxed);
-        if start + layout.size() > 1 << 24 {
+        if start + layout.size() > 1 << 26 {
             return core::ptr::null_mut();
         }
         unsafe { (&raw mut HEAP).cast::<u8>().add(start) }
@@ -294,7 +296,31 @@ extern "C" fn main() -> i32 {
     if CALLS.load(Ordering::Relaxed) != calls {
         return 3;
     }
-    if last < first { 0 } else { 4 }
+    if last >= first {
+        return 4;
+    }
+    for policy in POLICIES {
+        let mut mutator = Mutator::new(net.manifest(), MutationConfig::new(policy), 0);
+        let mut calls = 0;
+        for step in 0..20 {
+            let progress = Progress { epoch: step, epochs: 20, iteration: step, iterations: 20 };
+            let batches = if mutator.due(&progress) { mutator.gradient_batches(&progress) } else { 0 };
+            for _ in 0..batches {
+                if net.read_gradients(&mut mutator, &progress, &input, &labels).is_err() {
+                    return 5;
+                }
+            }
+            net.mutate(&mut mutator, &progress);
+            net.step(&input, &labels);
+            if step == 0 {
+                calls = CALLS.load(Ordering::Relaxed);
+            }
+        }
+        if CALLS.load(Ordering::Relaxed) != calls {
+            return 6;
+        }
+    }
+    0
 }
 "#;
 
@@ -322,5 +348,9 @@ fn generated_crates_train_without_std() {
     let output = cargo.output().expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let status = std::process::Command::new(folder.join("target/release/bare")).status().expect("it starts");
-    assert_eq!(status.code(), Some(0), "2: it did not begin, 3: a step allocated, 4: it did not learn");
+    assert_eq!(
+        status.code(),
+        Some(0),
+        "2: it did not begin, 3: a step allocated, 4: it did not learn, 5: no gradients, 6: a mutation allocated"
+    );
 }
