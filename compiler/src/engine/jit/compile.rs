@@ -3,9 +3,11 @@
 use super::JitError;
 use super::kernel::{self, Target};
 use crate::program::{Kernel, Program, Statement};
+use cranelift_codegen::Context;
+use cranelift_codegen::ir::function::{Function, FunctionStencil};
+use cranelift_codegen::ir::{ExternalName, InstructionData, Opcode, UserFuncName};
 use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
-use cranelift_codegen::{Context, ir::UserFuncName};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
@@ -76,7 +78,7 @@ impl Drop for Code {
     }
 }
 
-/// The IR of every kernel, each under its name.
+/// The IR of every kernel, each under its name; a shape's address is given as the call's number. One text for a program, whatever the process.
 pub(super) fn clif(program: &Program, isa: Isa) -> Result<String, JitError> {
     let (mut module, target) = module(program, isa)?;
     let mut context = module.make_context();
@@ -85,13 +87,32 @@ pub(super) fn clif(program: &Program, isa: Isa) -> Result<String, JitError> {
     for (index, kernel) in program.kernels.iter().enumerate() {
         declare(&mut module, index, kernel, &mut context)?;
         kernel::translate(kernel, target, &mut module, FunctionBuilder::new(&mut context.func, &mut frontend))?;
+        make_readable(&mut context.func, &kernel.name, &module);
         let separator = if index == 0 { "" } else { "\n" };
-        let _ = write!(text, "{separator}; {}\n{}", kernel.name, context.func.display());
+        let _ = write!(text, "{separator}{}", context.func.display());
         module.clear_context(&mut context);
     }
     // SAFETY: nothing was defined in this module, so nothing of it can run.
     unsafe { module.free_memory() };
     Ok(text)
+}
+
+/// Names in place of numbers, and numbers in place of addresses.
+fn make_readable(function: &mut Function, name: &str, module: &JITModule) {
+    function.name = UserFuncName::testcase(name);
+    let names = function.params.user_named_funcs();
+    for tile in function.stencil.dfg.ext_funcs.values_mut() {
+        if let ExternalName::User(reference) = tile.name {
+            let declaration = module.declarations().get_function_decl(FuncId::from_u32(names[reference].index));
+            tile.name = ExternalName::testcase(declaration.name.as_deref().unwrap_or_default());
+        }
+    }
+    let FunctionStencil { dfg, layout, .. } = &mut function.stencil;
+    let calls = layout.blocks().flat_map(|block| layout.block_insts(block)).filter(|&inst| dfg.insts[inst].opcode() == Opcode::Call);
+    let shapes: Vec<_> = calls.filter_map(|call| dfg.value_def(dfg.inst_args(call)[0]).inst()).collect();
+    for (number, shape) in shapes.into_iter().enumerate() {
+        dfg.insts[shape] = InstructionData::UnaryImm { opcode: Opcode::Iconst, imm: (number as i64).into() };
+    }
 }
 
 fn declare(module: &mut JITModule, index: usize, kernel: &Kernel, context: &mut Context) -> Result<FuncId, JitError> {

@@ -160,7 +160,9 @@ fn addresses_outside_their_slot_are_refused() {
 #[test]
 fn clif_is_one_function_a_kernel() {
     let text = Jit::clif(&tiles(), Isa::Portable).expect("the sample compiles");
-    assert_eq!(text.matches("; pack\nfunction").count(), 1, "{text}");
-    assert_eq!(text.matches("; stage\nfunction").count(), 1, "{text}");
+    assert_eq!(text.matches("function %pack(").count(), 1, "{text}");
+    assert_eq!(text.matches("function %stage(").count(), 1, "{text}");
     assert_eq!(text.matches("call fn0").count(), 2, "{text}");
+    assert!(text.contains("fn0 = %mest_stage_rows_portable_4 "), "{text}");
+    assert!(!text.contains("0x"), "an address in {text}");
 }

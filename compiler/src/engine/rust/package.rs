@@ -78,7 +78,7 @@ pub fn write_crate(dir: &Path, name: &str, generated: &Generated, runtime: &Runt
     generated.files.iter().try_for_each(|(path, contents)| write(&dir.join("src").join(path), contents))
 }
 
-pub(super) fn write(path: &Path, contents: &[u8]) -> Result<(), PackageError> {
+pub(in crate::engine) fn write(path: &Path, contents: &[u8]) -> Result<(), PackageError> {
     let error = |error| PackageError::Write { path: path.to_owned(), error };
     // Untouched where nothing changes: cargo builds by time stamps.
     if fs::read(path).is_ok_and(|old| old == contents) {
