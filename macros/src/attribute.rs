@@ -2,11 +2,10 @@
 
 use crate::report::Report;
 use mest_runtime::recipe::{Recipe, RecipeError};
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use serde_json::{Map, Number, Value};
 use std::collections::BTreeMap;
-use syn::parse::{Parse, ParseStream, Parser};
-use syn::punctuated::Punctuated;
+use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Error, Expr, Ident, Lit, LitStr, Path, Token, UnOp};
 
@@ -33,11 +32,8 @@ struct Spans(BTreeMap<String, (Span, Span)>);
 impl Spans {
     /// The place of what a recipe error names; the whole attribute if it names no key of it.
     fn of(&self, error: &RecipeError) -> Span {
-        let (key, is_key) = match error {
-            RecipeError::Unknown { key, .. } | RecipeError::Twice { key } => (key, true),
-            RecipeError::Kind { key, .. } | RecipeError::Value { key, .. } => (key, false),
-        };
-        let found = self.0.get(&key.replace('_', "-"));
+        let is_key = matches!(error, RecipeError::Unknown { .. } | RecipeError::Twice { .. });
+        let found = self.0.get(&canonical(key_of(error)));
         found.map_or_else(Span::call_site, |(key, value)| if is_key { *key } else { *value })
     }
 }
@@ -49,24 +45,41 @@ struct Argument {
 
 impl Parse for Argument {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
-        let key = input.parse()?;
-        input.parse::<Token![=]>()?;
-        Ok(Argument { key, value: input.parse()? })
+        const FORM: &str = "write key = value, with commas between";
+        let key: Ident = input.parse().map_err(|error| Error::new(error.span(), format!("{error}; {FORM}")))?;
+        // At the end of the tokens a parser's error stands nowhere: these stand on the key.
+        let lacks = |what: &str| Error::new(key.span(), format!("`{key}` has no {what}; {FORM}"));
+        input.parse::<Option<Token![=]>>()?.ok_or_else(|| lacks("`=`"))?;
+        if input.is_empty() {
+            return Err(lacks("value"));
+        }
+        let value = input.parse()?;
+        match input.is_empty() {
+            true => Ok(Argument { key, value }),
+            false => Err(input.error(FORM)),
+        }
     }
+}
+
+/// The parts of `tokens` between commas.
+fn split(tokens: TokenStream) -> Vec<TokenStream> {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let is_comma = |token: &TokenTree| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ',');
+    tokens.split(is_comma).filter(|part| !part.is_empty()).map(|part| part.iter().cloned().collect()).collect()
 }
 
 /// Reads the attribute's arguments; what is wrong with them goes to `report`.
 pub(crate) fn read(tokens: TokenStream, report: &mut Report) -> Arguments {
-    let mut read = Arguments::default();
-    let arguments = match Punctuated::<Argument, Token![,]>::parse_terminated.parse2(tokens) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            report.push(Error::new(error.span(), format!("{error}; write key = value, with commas between")));
-            return read;
-        }
-    };
-    read.readable = true;
-    for Argument { key, value } in arguments {
+    let mut read = Arguments { readable: true, ..Arguments::default() };
+    for part in split(tokens) {
+        let Argument { key, value } = match syn::parse2(part) {
+            Ok(argument) => argument,
+            Err(error) => {
+                report.push(error);
+                read.readable = false;
+                continue;
+            }
+        };
         let name = key.to_string();
         match (name.as_str(), &value) {
             ("model", Expr::Lit(literal)) if let Lit::Str(path) = &literal.lit => read.model = Some(path.clone()),
@@ -77,7 +90,7 @@ pub(crate) fn read(tokens: TokenStream, report: &mut Report) -> Arguments {
             ("std", _) => report.at(&value, "std: write true or false"),
             _ => match json(&value) {
                 Ok(json) if !read.keys.contains_key(&name) => {
-                    read.spans.0.insert(name.replace('_', "-"), (key.span(), value.span()));
+                    read.spans.0.insert(canonical(&name), (key.span(), value.span()));
                     read.keys.insert(name, json);
                 }
                 Ok(_) => report.at(&key, format!("`{name}` is given twice; keep one")),
@@ -100,9 +113,43 @@ impl Arguments {
         for (key, value) in defaults {
             keys.entry(*key).or_insert_with(|| Value::String((*value).to_owned()));
         }
-        let recipe = Recipe::from_map(keys).and_then(|recipe| recipe.validate().map(|()| recipe));
-        recipe.map_err(|errors| errors.iter().for_each(|error| report.push(Error::new(self.spans.of(error), error)))).ok()
+        let mut errors = Vec::new();
+        let recipe = loop {
+            match Recipe::from_map(keys.clone()) {
+                Ok(recipe) => break recipe,
+                // Without what is wrong the rest is read all the same, so that its mistakes are reported, too.
+                Err(found) => {
+                    let wrong: Vec<String> = found.iter().map(|error| canonical(key_of(error))).collect();
+                    let before = keys.len();
+                    keys.retain(|key, _| !wrong.contains(&canonical(key)));
+                    errors.extend(found);
+                    if keys.len() == before {
+                        break Recipe::default();
+                    }
+                }
+            }
+        };
+        let readable = errors.is_empty();
+        let found = recipe.validate().err().unwrap_or_default();
+        // What is said of a key that isn't given may come of one that couldn't be read.
+        errors.extend(found.into_iter().filter(|error| readable || self.spans.0.contains_key(&canonical(key_of(error)))));
+        errors.iter().for_each(|error| report.push(Error::new(self.spans.of(error), error)));
+        errors.is_empty().then_some(recipe)
     }
+}
+
+/// The key that an error names.
+fn key_of(error: &RecipeError) -> &str {
+    match error {
+        RecipeError::Unknown { key, .. } | RecipeError::Twice { key } | RecipeError::Kind { key, .. } | RecipeError::Value { key, .. } => {
+            key
+        }
+    }
+}
+
+/// A key as recipes spell it.
+fn canonical(key: &str) -> String {
+    key.replace('_', "-")
 }
 
 /// A literal, or an array of literals, as JSON.

@@ -4,7 +4,7 @@ use crate::attribute::{self, Arguments};
 use crate::function;
 use crate::report::Report;
 use mest_runtime::recipe::Recipe;
-use mestc::budget;
+use mestc::budget::{self, BudgetError};
 use mestc::engine::rust::{EmitOptions, StdItems, emit_items};
 use mestc::onnx::{self, Imported};
 use mestc::program::Program;
@@ -71,7 +71,7 @@ fn of_struct(arguments: &Arguments, item: &ItemStruct, mut report: Report) -> sy
     let (Some(recipe), Some((model, path, imported))) = (recipe, imported) else {
         return Err(Error::new(Span::call_site(), "the attribute cannot be read"));
     };
-    let program = compile(&imported, &recipe).map_err(|why| Error::new(model.span(), why))?;
+    let program = compile(&imported, &recipe, arguments, model.span())?;
     let face = Face { net: item.ident.clone(), visibility: &item.vis, attributes: &item.attrs };
     let tracked = std::iter::once(&path).chain(&imported.external).map(|path| LitStr::new(&path.to_string_lossy(), model.span()));
     // The compiler rebuilds when the model's files change.
@@ -89,10 +89,10 @@ fn of_function(arguments: &Arguments, item: &syn::ItemFn, mut report: Report) ->
     let Some(described) = described else {
         return Err(Error::new_spanned(&item.sig, "the function cannot be read"));
     };
-    let refused = |why: String| Error::new(item.sig.ident.span(), why);
+    let place = item.sig.ident.span();
     let imported = onnx::import_bytes_adapted(&described.model, None, &onnx::Adaptation::of_recipe(&described.recipe))
-        .map_err(|error| refused(error.to_string()))?;
-    let program = compile(&imported, &described.recipe).map_err(refused)?;
+        .map_err(|error| Error::new(place, error))?;
+    let program = compile(&imported, &described.recipe, arguments, place)?;
     let face = Face { net: described.net, visibility: &item.vis, attributes: &item.attrs };
     let source = format!("fn {}", item.sig.ident);
     items(arguments, &described.recipe, &program, &face, &source, &TokenStream::new())
@@ -104,9 +104,17 @@ fn model_path(model: &LitStr) -> PathBuf {
     folder.join(model.value())
 }
 
-fn compile(imported: &Imported, recipe: &Recipe) -> Result<Program, String> {
-    let compiled = budget::compile(imported, recipe, None).map_err(|error| error.to_string())?;
-    Ok(compiled.program)
+/// What the pipeline refuses stands on the limit that is not met, or else on the network, at `place`.
+fn compile(imported: &Imported, recipe: &Recipe, arguments: &Arguments, place: Span) -> syn::Result<Program> {
+    let refused = |error: BudgetError| {
+        let limit = match &error {
+            BudgetError::Compile(_) => None,
+            BudgetError::Machine { key, .. } | BudgetError::Memory { key, .. } => Some(*key),
+            BudgetError::AssertedPeak { .. } => Some("assert-peak"),
+        };
+        Error::new(limit.and_then(|key| arguments.span(key)).unwrap_or(place), error)
+    };
+    budget::compile(imported, recipe, None).map(|compiled| compiled.program).map_err(refused)
 }
 
 /// The network's module, and the type that comes out of it.

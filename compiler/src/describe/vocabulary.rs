@@ -221,7 +221,11 @@ impl Arguments {
             match parameter(name) {
                 None => mistakes.push(Mistake::of(name, format!("{} takes no `{name}`", layer.name), layer.usage())),
                 Some(parameter) if !parameter.kind.accepts(argument) => {
-                    mistakes.push(Mistake::of(name, format!("{name} of {}", layer.name), format!("write {}", parameter.kind.meaning())));
+                    mistakes.push(Mistake::of(
+                        name,
+                        format!("this can't be {name} of {}", layer.name),
+                        format!("write {}", parameter.kind.meaning()),
+                    ));
                 }
                 Some(_) => {}
             }

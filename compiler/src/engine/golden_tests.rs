@@ -369,7 +369,7 @@ fn trained_by_jit(golden: &Golden, threads: usize) -> u64 {
         let examples = examples(step, net.manifest().batch, net.manifest().io.input_dims.iter().product());
         let target = if golden.learns_values() { Target::Values(&examples.values) } else { Target::Labels(&examples.labels) };
         network::load_batch(&mut net, &examples.input, target, examples.labels.len()).expect("it fits");
-        let mut load_step = |net: &mut Jit| network::load_step(net, &EmitOptions::new(&recipe).rule, recipe.seed, step as u64 + 1);
+        let load_step = |net: &mut Jit| network::load_step(net, &EmitOptions::new(&recipe).rule, recipe.seed, step as u64 + 1);
         if mutator.due(&progress) {
             for _ in 0..mutator.gradient_batches(&progress) {
                 load_step(&mut net);

@@ -53,7 +53,7 @@ fn integers(operator: &BinOp, a: i64, b: i64) -> Result<Value, String> {
         BinOp::Shr(_) => shift.and_then(|shift| a.checked_shr(shift)),
         _ => return compare(operator, a.partial_cmp(&b)),
     };
-    result.map(Value::Integer).ok_or_else(|| "this has no result that fits 64 bits".to_owned())
+    result.map(Value::Integer).ok_or_else(|| "this has no result: it divides by 0, or does not fit 64 bits; write other numbers".to_owned())
 }
 
 fn floats(operator: &BinOp, a: f64, b: f64) -> Result<Value, String> {

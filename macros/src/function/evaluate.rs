@@ -83,6 +83,8 @@ impl<'r> Evaluator<'r> {
                     let value = self.expression(expression);
                     match value {
                         value if last && semicolon.is_none() => result = value,
+                        // What went wrong has been said; what comes after is not missed.
+                        Value::Unknown if last => result = Value::Unknown,
                         Value::Unit | Value::Unknown => {}
                         _ => drop(self.refuse(expression, "the result is not used: write `let h = ..;` or `h = ..;`, or leave it out")),
                     }

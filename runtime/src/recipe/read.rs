@@ -132,7 +132,21 @@ fn check<T: DeserializeOwned>(
 ) -> Option<RecipeError> {
     let alone = Value::Object(Map::from_iter([(key.to_owned(), value.clone())]));
     let error = read(alone).err()?;
-    Some(RecipeError::Kind { key: format!("{table}{key}"), value: show(value), why: error.to_string() })
+    Some(RecipeError::Kind { key: format!("{table}{key}"), value: show(value), why: why(&error.to_string()) })
+}
+
+/// What a deserializer says, in the words of somebody who writes recipes.
+fn why(error: &str) -> String {
+    let Some((_, expected)) = error.split_once(", expected ").filter(|_| error.starts_with("invalid ")) else { return error.to_owned() };
+    let expected = match expected {
+        "usize" | "u64" | "u32" => "a whole number of at least 0",
+        "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" => "a text in quotes",
+        "a sequence" => "an array",
+        other => other,
+    };
+    format!("write {expected}")
 }
 
 impl Recipe {

@@ -1,0 +1,8 @@
+use mest_macros::sparse_train;
+
+#[sparse_train(memory = "1KiB")]
+fn net(x: Image<3, 8, 8>) -> Logits<10> {
+    linear(x, 10)
+}
+
+fn main() {}
