@@ -47,3 +47,8 @@
 pub use mest_macros::sparse_train;
 pub use mest_runtime as runtime;
 pub use mestc as compiler;
+
+/// What the book shows of Rust, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/rust.md")]
+mod book {}
