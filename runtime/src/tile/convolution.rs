@@ -159,28 +159,52 @@ unsafe fn add_units<L: Lanes, const ROWS: usize, const PLAIN: bool, const N: usi
     sums: &mut [[L::V; N]; ROWS],
 ) {
     let shape = call.shape;
-    let x_pixel = if PLAIN { L::LANES } else { shape.x_pixel * L::LANES };
     let columns = if PLAIN { 1 } else { shape.columns_per_block };
     let unit_elements = shape.rows_per_block * columns;
     // SAFETY: the tile's contract.
     unsafe {
         let mut w = call.values.add(units.start * unit_elements + chunk * ROWS * columns);
-        for unit in units.clone() {
-            let mut from = x.add(*call.offsets.add(unit) as usize * L::LANES);
-            for c in 0..columns {
-                let mut weights = [L::zero(); ROWS];
-                for (r, weight) in weights.iter_mut().enumerate() {
-                    *weight = L::splat(*w.add(r * columns + c));
-                }
-                for p in 0..N {
-                    let v = L::load(from.add(p * x_pixel));
-                    for (sums, &weight) in sums.iter_mut().zip(&weights) {
-                        sums[p] = L::fma(weight, v, sums[p]);
-                    }
-                }
-                from = from.add(shape.x_channel * L::LANES);
+        let mut offset = call.offsets.add(units.start);
+        let mut left = units.len();
+        // Several a turn: the turn's own instructions cost as much as a load.
+        let turn = if ROWS == 1 { 4 } else { 1 };
+        while PLAIN && left >= turn {
+            for k in 0..turn {
+                add_unit::<L, ROWS, PLAIN, N>(&shape, x.add(*offset.add(k) as usize * L::LANES), w.add(k * unit_elements), sums);
             }
-            w = w.add(unit_elements);
+            (offset, w, left) = (offset.add(turn), w.add(turn * unit_elements), left - turn);
+        }
+        while left > 0 {
+            add_unit::<L, ROWS, PLAIN, N>(&shape, x.add(*offset as usize * L::LANES), w, sums);
+            (offset, w, left) = (offset.add(1), w.add(unit_elements), left - 1);
+        }
+    }
+}
+
+/// Adds the products of one unit.
+#[inline(always)]
+unsafe fn add_unit<L: Lanes, const ROWS: usize, const PLAIN: bool, const N: usize>(
+    shape: &Spmm,
+    mut x: *const f32,
+    w: *const f32,
+    sums: &mut [[L::V; N]; ROWS],
+) {
+    let x_pixel = if PLAIN { L::LANES } else { shape.x_pixel * L::LANES };
+    let columns = if PLAIN { 1 } else { shape.columns_per_block };
+    // SAFETY: the tile's contract.
+    unsafe {
+        for c in 0..columns {
+            let mut weights = [L::zero(); ROWS];
+            for (r, weight) in weights.iter_mut().enumerate() {
+                *weight = L::splat(*w.add(r * columns + c));
+            }
+            for p in 0..N {
+                let v = L::load(x.add(p * x_pixel));
+                for (sums, &weight) in sums.iter_mut().zip(&weights) {
+                    sums[p] = L::fma(weight, v, sums[p]);
+                }
+            }
+            x = x.add(shape.x_channel * L::LANES);
         }
     }
 }

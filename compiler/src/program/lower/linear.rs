@@ -1,7 +1,7 @@
 //! Linear layers: one position an example, so groups take the place of pixels and an item is a range of outputs (or inputs, backward).
 
 use super::kernel::{KernelBuilder, at, call, null, parts, repeat, start};
-use super::parameters::{MatrixDraft, TILE_PIXELS};
+use super::parameters::MatrixDraft;
 use super::{Class, LowerError, PARTS, PhaseLowering};
 use crate::ir::NodeId;
 use crate::program::Affine;
@@ -33,7 +33,7 @@ impl PhaseLowering<'_, '_> {
 
     /// Lists of the forward stream for each block row.
     fn channel_blocks(&self, matrix: &MatrixDraft) -> usize {
-        matrix.channel_blocks(TILE_PIXELS.min(self.groups()) * self.lanes() * 4)
+        matrix.channel_blocks(matrix.tile_pixels().min(self.groups()) * self.lanes() * 4)
     }
 
     pub(super) fn linear(&mut self, id: NodeId) -> Result<(), LowerError> {

@@ -14,8 +14,8 @@ use mest_runtime::manifest::{
 use mest_runtime::sparse::Units;
 use std::borrow::Cow;
 
-/// Pixels of a forward tile, between AVX2's four and AVX-512's eight.
-pub(super) const TILE_PIXELS: usize = 4;
+/// Pixels of a forward tile of single rows, between AVX2's four and AVX-512's eight.
+const TILE_PIXELS: usize = 4;
 
 /// Bytes of pixels that stay in a first-level cache of 32 KiB while offsets, values and sums stream by.
 const TILE_BYTES: usize = 36 << 10;
@@ -35,12 +35,23 @@ pub(super) struct MatrixDraft {
 }
 
 impl MatrixDraft {
+    /// Rows of a block that share a load in a forward tile.
+    fn shared_rows(&self) -> usize {
+        [4, 2].into_iter().find(|&rows| self.block.rows.is_multiple_of(rows)).unwrap_or(1)
+    }
+
+    /// Pixels of a forward tile: its sums fill the registers.
+    pub(super) fn tile_pixels(&self) -> usize {
+        TILE_PIXELS / self.shared_rows()
+    }
+
     /// Into how many blocks a forward kernel cuts the input channels, a tile's pixels of each of which take `bytes`: as many channels as stay
-    /// in the first-level cache while all rows pass by, but enough for a list's units to pay for reading and writing its sums.
+    /// in the first-level cache while all rows pass by (more where rows share what leaves it), but enough for a list's units to pay for
+    /// reading and writing its sums.
     pub(super) fn channel_blocks(&self, bytes: usize) -> usize {
         let blocks = (self.matrix.inputs_per_group / self.block.columns).max(1);
         let units = (self.matrix.kernel_rows * self.matrix.kernel_width) as f64 * self.density.unwrap_or(1.0);
-        let fit = TILE_BYTES / (bytes * self.block.columns).max(1);
+        let fit = TILE_BYTES * self.shared_rows() / (bytes * self.block.columns).max(1);
         let worthwhile = (LIST_UNITS / units).ceil() as usize;
         blocks.div_ceil(fit.max(worthwhile).clamp(1, blocks))
     }

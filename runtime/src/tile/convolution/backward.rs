@@ -11,7 +11,7 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 
 /// Tiles of pixels that share the sums over lanes.
-const TILES: usize = 8;
+const TILES: usize = 16;
 
 /// Pixels in so many of the largest tiles of any instruction set.
 const MOST_PIXELS: usize = TILES * 16;
@@ -141,8 +141,16 @@ impl<L: Lanes> Channel<'_, L> {
     #[inline(always)]
     unsafe fn sweep<const DX: bool, const PLAIN: bool, const ROWS: usize>(&mut self, units: &Range<usize>) {
         let shape = &self.call.shape;
+        if units.is_empty() {
+            // A class of a strided convolution that no kernel position meets, most often.
+            if DX {
+                // SAFETY: the tile's contract.
+                unsafe { self.clear_dx() };
+            }
+            return;
+        }
         let most = TILES * if DX { L::BACKWARD_PIXELS } else { 2 * L::BACKWARD_PIXELS };
-        let chunks = units.len().div_ceil((CHUNK / self.rows::<ROWS>()).max(1)).max(1);
+        let chunks = units.len().div_ceil((CHUNK / self.rows::<ROWS>()).max(1));
         let mut done = 0;
         while done < shape.pixels {
             let pixels = done..shape.pixels.min(done + most);
@@ -157,6 +165,19 @@ impl<L: Lanes> Channel<'_, L> {
                 }
             }
             done = pixels.end;
+        }
+    }
+
+    /// dX of a channel without units.
+    #[inline(always)]
+    unsafe fn clear_dx(&self) {
+        let (call, shape) = (self.call, &self.call.shape);
+        // SAFETY: the tile's contract.
+        unsafe {
+            let dx = call.dx.add(self.index * shape.x_channel * L::LANES);
+            for pixel in 0..shape.pixels {
+                L::store(dx.add(pixel * shape.x_pixel * L::LANES), L::zero());
+            }
         }
     }
 
@@ -242,18 +263,22 @@ impl<L: Lanes> Channel<'_, L> {
                 }
             }
             let dy = call.dy.add(pixel * dy_pixel);
-            let mut element = units.start * rows * columns + self.index % columns;
-            let mut partial = self.buffers.partial.as_mut_ptr();
-            for unit in units.clone() {
-                let mut from = dy.add(*call.offsets.add(unit) as usize * L::LANES);
-                for _ in 0..rows {
-                    let weight = if DX { L::splat(*call.values.add(element)) } else { L::zero() };
-                    let product = tile.products::<DX>(from, dy_pixel, weight);
-                    *partial = L::add_folded(*partial, product);
-                    partial = partial.add(1);
-                    from = from.wrapping_add(dy_channel);
-                    element += columns;
-                }
+            let element = units.start * rows * columns + self.index % columns;
+            let mut stream = StreamPosition {
+                offset: call.offsets.add(units.start),
+                value: call.values.wrapping_add(element),
+                partial: self.buffers.partial.as_mut_ptr(),
+            };
+            let mut left = units.len();
+            // Two a turn where they are small: the turn's own instructions cost as much as a load.
+            while ROWS == 1 && left >= 2 {
+                stream = tile.unit::<DX>(stream, dy, [dy_pixel, dy_channel], [rows, columns]);
+                stream = tile.unit::<DX>(stream, dy, [dy_pixel, dy_channel], [rows, columns]);
+                left -= 2;
+            }
+            while left > 0 {
+                stream = tile.unit::<DX>(stream, dy, [dy_pixel, dy_channel], [rows, columns]);
+                left -= 1;
             }
             if DX {
                 for (p, dx) in tile.dx.into_iter().enumerate() {
@@ -294,6 +319,14 @@ impl<L: Lanes> Channel<'_, L> {
     }
 }
 
+/// Where a tile is in its channel's stream.
+struct StreamPosition<F> {
+    offset: *const u32,
+    /// Null where only the weight gradient is wanted.
+    value: *const f32,
+    partial: *mut F,
+}
+
 /// What of a tile lives in registers.
 struct PixelTile<L: Lanes, const N: usize> {
     x: [L::V; N],
@@ -321,6 +354,31 @@ impl<L: Lanes, const N: usize> PixelTile<L, N> {
                 }
             }
             L::fold(if N >= 4 { L::add(even, odd) } else { even })
+        }
+    }
+
+    /// One unit of `rows` x `columns` weights, of which the tile's channel meets one column.
+    #[inline(always)]
+    unsafe fn unit<const DX: bool>(
+        &mut self,
+        at: StreamPosition<L::Folded>,
+        dy: *const f32,
+        [dy_pixel, dy_channel]: [usize; 2],
+        [rows, columns]: [usize; 2],
+    ) -> StreamPosition<L::Folded> {
+        let StreamPosition { offset, mut value, mut partial } = at;
+        // SAFETY: the tile's contract.
+        unsafe {
+            let mut from = dy.add(*offset as usize * L::LANES);
+            for _ in 0..rows {
+                let weight = if DX { L::splat(*value) } else { L::zero() };
+                let product = self.products::<DX>(from, dy_pixel, weight);
+                *partial = L::add_folded(*partial, product);
+                partial = partial.add(1);
+                from = from.wrapping_add(dy_channel);
+                value = value.wrapping_add(columns);
+            }
+            StreamPosition { offset: offset.add(1), value, partial }
         }
     }
 }
