@@ -2,7 +2,7 @@
 
 use crate::expand::expand;
 use mestc::describe::vocabulary::LAYERS;
-use proc_macro2::TokenStream;
+use proc_macro2::{Group, TokenStream, TokenTree};
 
 fn tokens(text: &str) -> TokenStream {
     text.parse().unwrap_or_else(|error| panic!("{error} in `{text}`"))
@@ -34,6 +34,48 @@ fn accepted(attribute: &str, item: &str) -> String {
         Ok(items) => items.to_string(),
         Err(error) => panic!("{:#?}", error.into_iter().map(|error| error.to_string()).collect::<Vec<_>>()),
     }
+}
+
+/// `stream` with token number `at`, counted within groups, too, `times` times in its place.
+fn repeated(stream: TokenStream, at: &mut isize, times: usize) -> TokenStream {
+    let mut changed = TokenStream::new();
+    for token in stream {
+        let count = if *at == 0 { times } else { 1 };
+        *at -= 1;
+        let token = match token {
+            TokenTree::Group(group) => TokenTree::from(Group::new(group.delimiter(), repeated(group.stream(), at, times))),
+            other => other,
+        };
+        changed.extend(std::iter::repeat_n(token, count));
+    }
+    changed
+}
+
+#[test]
+fn tokens_left_out_or_given_twice_never_panic() {
+    let attribute = "sparsity = 0.5, batch = 4, scheme = \"block:2x1\", memory = \"64KiB\", stages = [0.25, 0.5]";
+    let item = "pub fn net(x: Image<1, 4, 4>) -> Logits<2> {
+        let block = |x, channels| relu(batch_norm(conv(x, channels, 3, stride = 1)) + x);
+        let mut h = conv(x, 4, (3, 3), init = normal(0.01));
+        for (i, channels) in [(0, 4), (1, 2 * 2)] {
+            h = if i == 0 { block(h, channels) } else { -h };
+        }
+        linear(global_avg_pool(h), 2, name = \"head\")
+    }";
+    let (mut networks, mut refused) = (0, 0);
+    for times in [0, 2] {
+        for at in 0.. {
+            // The attribute's tokens first, then the item's.
+            let mut left = at;
+            let attribute = repeated(tokens(attribute), &mut left, times);
+            let item = repeated(tokens(item), &mut left, times);
+            if left >= 0 {
+                break;
+            }
+            *if expand(attribute, item).is_ok() { &mut networks } else { &mut refused } += 1;
+        }
+    }
+    assert!(networks > 5 && refused > 200, "{networks} networks, {refused} refused");
 }
 
 mod structs {

@@ -385,7 +385,7 @@ fn trained_by_jit(golden: &Golden, threads: usize) -> u64 {
 
 /// A program over all golden networks: see `goldens/driver.rs`.
 fn main_rs() -> String {
-    let mut text = "//! Trains every network.\n\ninclude!(\"driver.rs\");\n\n".to_owned();
+    let mut text = "//! Trains every network.\n#![deny(warnings)]\n\ninclude!(\"driver.rs\");\n\n".to_owned();
     GOLDENS.iter().for_each(|golden| writeln!(text, "mod {};", golden.name).expect("a string takes all"));
     text += "\nfn main() {\n    for threads in [1, 3] {\n";
     for golden in &GOLDENS {

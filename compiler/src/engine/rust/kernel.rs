@@ -48,7 +48,9 @@ pub(super) fn function(kernel: &Kernel, name: Ident, users: &[&str], comments: b
     });
     let scratch = used.scratch.then(|| quote!(scratch: *mut f32,));
     let decode = scope.decode(&used.variables);
-    let item = if decode.is_empty() { quote!(_) } else { quote!(item) };
+    // A variable of one value is that value, whatever the item.
+    let reads_item = kernel.domain.iter().enumerate().any(|(variable, &extent)| extent > 1 && used.variables.contains(&variable));
+    let item = if reads_item { quote!(item) } else { quote!(_) };
     let body = scope.statements(&kernel.body, kernel.domain.len());
     let doc = doc(kernel, users);
     let allow = used.lints(kernel.arguments.len());
