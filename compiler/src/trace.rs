@@ -80,6 +80,11 @@ pub enum Rule {
         /// Added to the root of the second moment.
         epsilon: f64,
     },
+    /// Adagrad, the learning rate constant; weight decay is part of the gradient.
+    Adagrad {
+        /// Added to the root of the sum of squares.
+        epsilon: f64,
+    },
 }
 
 /// How the recorded training updated its parameters.
@@ -99,8 +104,7 @@ pub struct Optimizer {
 #[derive(Deserialize)]
 struct OptimizerText {
     kind: String,
-    #[serde(default = "default_learning_rate")]
-    lr: f64,
+    lr: Option<f64>,
     weight_decay: Option<f64>,
     #[serde(default)]
     momentum: f64,
@@ -110,8 +114,11 @@ struct OptimizerText {
     nesterov: bool,
     #[serde(default = "default_betas")]
     betas: [f64; 2],
-    #[serde(default = "default_epsilon")]
-    eps: f64,
+    eps: Option<f64>,
+    #[serde(default)]
+    lr_decay: f64,
+    #[serde(default)]
+    initial_accumulator_value: f64,
     #[serde(default)]
     amsgrad: bool,
     #[serde(default)]
@@ -120,39 +127,39 @@ struct OptimizerText {
     label_smoothing: f64,
 }
 
-fn default_learning_rate() -> f64 {
-    1e-3
-}
-
 fn default_betas() -> [f64; 2] {
     [0.9, 0.999]
-}
-
-fn default_epsilon() -> f64 {
-    1e-8
 }
 
 impl Optimizer {
     /// Reads the value of the metadata key `optimizer`.
     ///
     /// # Errors
-    /// It is not JSON of the form `{"kind": "sgd" | "adam" | "adamw", "lr": .., ..}`, or asks for what is not supported.
+    /// It is not JSON of the form `{"kind": "sgd" | "adam" | "adamw" | "adagrad", "lr": .., ..}`, or asks for what is not supported.
     pub fn parse(json: &str) -> Result<Self, TraceError> {
         let wrong = |problem: String| TraceError::Metadata { key: "optimizer", problem };
         let text: OptimizerText = serde_json::from_str(json).map_err(|e| wrong(format!("is not understood: {e}")))?;
-        let unsupported = [("dampening", text.dampening != 0.0), ("amsgrad", text.amsgrad), ("maximize", text.maximize)];
+        let unsupported = [
+            ("dampening", text.dampening != 0.0),
+            ("lr_decay", text.lr_decay != 0.0),
+            ("initial_accumulator_value", text.initial_accumulator_value != 0.0),
+            ("amsgrad", text.amsgrad),
+            ("maximize", text.maximize),
+        ];
         if let Some((key, _)) = unsupported.iter().find(|(_, set)| *set) {
             return Err(wrong(format!("sets {key}, which is not supported; record the trace without it")));
         }
-        let (betas, epsilon) = (text.betas, text.eps);
+        let (betas, epsilon) = (text.betas, text.eps.unwrap_or(if text.kind == "adagrad" { 1e-10 } else { 1e-8 }));
         let (rule, default_decay) = match text.kind.as_str() {
             "sgd" => (Rule::Sgd { momentum: text.momentum, nesterov: text.nesterov }, 0.0),
             "adam" => (Rule::Adam { betas, epsilon }, 0.0),
             "adamw" => (Rule::AdamW { betas, epsilon }, 0.01),
-            other => return Err(wrong(format!("is of kind '{other}'; sgd, adam and adamw are supported"))),
+            "adagrad" => (Rule::Adagrad { epsilon }, 0.0),
+            other => return Err(wrong(format!("is of kind '{other}'; sgd, adam, adamw and adagrad are supported"))),
         };
         let weight_decay = text.weight_decay.unwrap_or(default_decay);
-        Ok(Optimizer { rule, learning_rate: text.lr, weight_decay, label_smoothing: text.label_smoothing })
+        let learning_rate = text.lr.unwrap_or(if matches!(rule, Rule::Adagrad { .. }) { 1e-2 } else { 1e-3 });
+        Ok(Optimizer { rule, learning_rate, weight_decay, label_smoothing: text.label_smoothing })
     }
 }
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from export import export, load
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adagrad": torch.optim.Adagrad}
 
 
 def loss_of(kind, output, target, smoothing):
@@ -90,7 +90,7 @@ def relative_error(ours, theirs):
 def record(model, batches, folder, optimizer, loss="cross_entropy", masks=None, exporter="legacy"):
     """Exports `model`, trains a float64 copy of it on `batches` (inputs, targets), and writes both to `folder`.
 
-    `optimizer` is {"kind": "sgd" | "adam" | "adamw", ...} with PyTorch's arguments; `masks` maps parameter names to 0/1 tensors.
+    `optimizer` is {"kind": "sgd" | "adam" | "adamw" | "adagrad", ...} with PyTorch's arguments; `masks` maps parameter names to 0/1 tensors.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

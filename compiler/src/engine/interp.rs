@@ -294,6 +294,11 @@ impl Training {
                     first[i] = momentum * first[i] + gradient;
                     *value -= learning_rate * if nesterov { gradient + momentum * first[i] } else { first[i] };
                 }
+                Rule::Adagrad { epsilon } => {
+                    let gradient = gradient + weight_decay * *value;
+                    first[i] += gradient * gradient;
+                    *value -= learning_rate * gradient / (first[i].sqrt() + epsilon);
+                }
                 Rule::Adam { betas, epsilon } | Rule::AdamW { betas, epsilon } => {
                     let decoupled = matches!(self.optimizer.rule, Rule::AdamW { .. });
                     let gradient = if decoupled { gradient } else { gradient + weight_decay * *value };
@@ -406,6 +411,16 @@ mod tests {
         let nesterov = two_steps(Rule::Sgd { momentum: 0.5, nesterov: true }, 0.0);
         let first = 3.0 - 0.01 * 36.0;
         assert!((nesterov - (first - 0.01 * (8.0 * first + 0.5 * (8.0 * first + 12.0)))).abs() < 1e-12);
+    }
+
+    #[test]
+    fn adagrad_divides_by_the_root_of_all_squares() {
+        let w: f64 = 3.0 - 0.01;
+        let adagrad = two_steps(Rule::Adagrad { epsilon: 0.0 }, 0.0);
+        assert!((adagrad - (w - 0.01 * 8.0 * w / (24.0_f64.powi(2) + (8.0 * w).powi(2)).sqrt())).abs() < 1e-12);
+        let w: f64 = 3.0 - 0.01 * 27.0 / 28.0;
+        let decayed = two_steps(Rule::Adagrad { epsilon: 1.0 }, 1.0);
+        assert!((decayed - (w - 0.01 * 9.0 * w / ((27.0_f64.powi(2) + (9.0 * w).powi(2)).sqrt() + 1.0))).abs() < 1e-12);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub fn optimizer(rule: Rule) -> Optimizer {
         Rule::Sgd { momentum, nesterov } => Optimizer::Sgd { momentum, nesterov },
         Rule::Adam { betas, epsilon } => Optimizer::Adam { betas, eps: epsilon },
         Rule::AdamW { betas, epsilon } => Optimizer::AdamW { betas, eps: epsilon },
+        Rule::Adagrad { epsilon } => Optimizer::Adagrad { eps: epsilon },
     }
 }
 

@@ -122,6 +122,9 @@ fn optimisers_have_pytorchs_defaults() {
     let adam = Optimizer::parse(r#"{"kind": "adam", "betas": [0.8, 0.9], "eps": 1e-6, "label_smoothing": 0.1}"#).unwrap();
     assert_eq!(adam.rule, Rule::Adam { betas: [0.8, 0.9], epsilon: 1e-6 });
     assert_eq!((adam.learning_rate, adam.weight_decay, adam.label_smoothing), (1e-3, 0.0, 0.1));
+    let adagrad = Optimizer::parse(r#"{"kind": "adagrad", "lr_decay": 0, "initial_accumulator_value": 0}"#).unwrap();
+    assert_eq!((adagrad.rule, adagrad.learning_rate, adagrad.weight_decay), (Rule::Adagrad { epsilon: 1e-10 }, 1e-2, 0.0));
+    assert!(Optimizer::parse(r#"{"kind": "adagrad", "lr_decay": 0.1}"#).unwrap_err().to_string().contains("lr_decay"));
     for (json, word) in
         [(r#"{"kind": "sgd", "dampening": 0.5}"#, "dampening"), (r#"{"kind": "lion"}"#, "lion"), ("{}", "kind"), ("[", "optimizer")]
     {

@@ -372,7 +372,9 @@ fn parts() -> Case {
     let some = b.add("some", Slice { axis: 0, start: 0, step: 1, count: 5 }, &[both]);
     let x = b.add("scaled", Mul {}, &[largest, some]);
     let y = b.linear(x, 4);
-    b.finish("parts", y, 18, sgd(0.9, false), &[("conv1", 0.5)])
+    let adagrad = Rule::Adagrad { epsilon: 1e-3 };
+    let optimizer = Optimizer { rule: adagrad, learning_rate: 0.01, weight_decay: 1e-3, label_smoothing: 0.0 };
+    b.finish("parts", y, 18, optimizer, &[("conv1", 0.5)])
 }
 
 /// Interpolation, reflection and repetition of images, rows and uniform values; a table read by computed indices.

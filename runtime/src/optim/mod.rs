@@ -7,7 +7,7 @@ pub use schedule::{LearningRate, Schedule};
 
 use serde::{Deserialize, Serialize};
 
-/// An update rule, with PyTorch's meaning. In JSON and TOML: `kind` is `sgd`, `adam` or `adamw`; what is left out has its default.
+/// An update rule, with PyTorch's meaning. In JSON and TOML: `kind` is `sgd`, `adam`, `adamw` or `adagrad`; what is left out has its default.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Optimizer {
@@ -38,6 +38,12 @@ pub enum Optimizer {
         #[serde(default = "default_eps")]
         eps: f64,
     },
+    /// Adagrad: steps shrink with the sum of all squared gradients; weight decay is part of the gradient.
+    Adagrad {
+        /// Added to the root of the sum.
+        #[serde(default = "default_eps")]
+        eps: f64,
+    },
 }
 
 fn default_betas() -> [f64; 2] {
@@ -59,15 +65,21 @@ impl Optimizer {
     pub fn moments(&self) -> usize {
         match self {
             Optimizer::Sgd { momentum, .. } if *momentum == 0.0 => 0,
-            Optimizer::Sgd { .. } => 1,
+            Optimizer::Sgd { .. } | Optimizer::Adagrad { .. } => 1,
             Optimizer::Adam { .. } | Optimizer::AdamW { .. } => 2,
         }
     }
 
-    /// The learning rate where none is given: 0.1 for gradient descent, 1e-3 for Adam.
+    /// Whether the first tensor of state follows the gradient, so that it says where the weight is going.
+    pub fn has_direction(&self) -> bool {
+        !matches!(self, Optimizer::Adagrad { .. })
+    }
+
+    /// The learning rate where none is given: 0.1 for gradient descent, 1e-2 for Adagrad, 1e-3 for Adam.
     pub fn default_learning_rate(&self) -> f64 {
         match self {
             Optimizer::Sgd { .. } => 0.1,
+            Optimizer::Adagrad { .. } => 1e-2,
             Optimizer::Adam { .. } | Optimizer::AdamW { .. } => 1e-3,
         }
     }
@@ -77,6 +89,7 @@ impl Optimizer {
     /// # Errors
     /// One out of its range; the message names it and the range.
     pub fn validate(&self) -> Result<(), OptimizerError> {
+        let above = |eps: f64| eps > 0.0 && eps.is_finite();
         let check = |key, value: f64, valid: bool, range| if valid { Ok(()) } else { Err(OptimizerError { key, value, range }) };
         match *self {
             Optimizer::Sgd { momentum, nesterov } => {
@@ -87,8 +100,9 @@ impl Optimizer {
                 for beta in betas {
                     check("betas", beta, (0.0..1.0).contains(&beta), "at least 0 and below 1")?;
                 }
-                check("eps", eps, eps > 0.0 && eps.is_finite(), "above 0, 1e-8 say")
+                check("eps", eps, above(eps), "above 0, 1e-8 say")
             }
+            Optimizer::Adagrad { eps } => check("eps", eps, above(eps), "above 0, 1e-8 say"),
         }
     }
 }
@@ -120,7 +134,7 @@ impl Hyper {
     pub const BETA1: usize = 3;
     /// Decay of Adam's second moment.
     pub const BETA2: usize = 4;
-    /// Added to the root of Adam's second moment.
+    /// Added to the root of Adam's second moment, or of Adagrad's sum.
     pub const EPSILON: usize = 5;
     /// 1 - beta1^t.
     pub const BIAS_CORRECTION1: usize = 6;
@@ -138,6 +152,7 @@ impl Hyper {
         let (momentum, betas, eps) = match *optimizer {
             Optimizer::Sgd { momentum, .. } => (momentum, [0.0; 2], 0.0),
             Optimizer::Adam { betas, eps } | Optimizer::AdamW { betas, eps } => (0.0, betas, eps),
+            Optimizer::Adagrad { eps } => (0.0, [0.0; 2], eps),
         };
         hyper[Self::LEARNING_RATE] = learning_rate as f32;
         hyper[Self::WEIGHT_DECAY] = weight_decay as f32;
@@ -178,7 +193,10 @@ mod tests {
         let adamw = parse(r#"{"kind": "adamw", "betas": [0.8, 0.99]}"#);
         assert_eq!(adamw, Optimizer::AdamW { betas: [0.8, 0.99], eps: 1e-8 });
         assert_eq!(parse(&serde_json::to_string(&adamw).expect("serialises")), adamw);
-        assert_eq!((sgd.moments(), adamw.moments()), (1, 2));
+        let adagrad = parse(r#"{"kind": "adagrad", "eps": 1e-10}"#);
+        assert_eq!(adagrad, Optimizer::Adagrad { eps: 1e-10 });
+        assert_eq!((sgd.moments(), adamw.moments(), adagrad.moments()), (1, 2, 1));
+        assert!(adamw.has_direction() && !adagrad.has_direction());
         assert!(serde_json::from_str::<Optimizer>(r#"{"kind": "lion"}"#).is_err());
     }
 
@@ -207,6 +225,7 @@ mod tests {
         assert!(message(Optimizer::Sgd { momentum: 0.0, nesterov: true }).contains("nesterov"));
         assert!(message(Optimizer::Adam { betas: [0.9, 1.5], eps: 1e-8 }).starts_with("betas = 1.5"));
         assert!(message(Optimizer::AdamW { betas: [0.9, 0.999], eps: 0.0 }).starts_with("eps = 0"));
+        assert!(message(Optimizer::Adagrad { eps: -1.0 }).starts_with("eps = -1"));
         assert_eq!(Optimizer::default().validate(), Ok(()));
     }
 }

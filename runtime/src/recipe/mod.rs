@@ -106,7 +106,7 @@ pub struct Recipe {
     pub epochs: usize,
     /// The update rule.
     pub optimizer: OptimizerName,
-    /// The learning rate; by default 0.1 for sgd, 0.001 for adam and adamw.
+    /// The learning rate; by default 0.1 for sgd, 0.001 for adam and adamw, 0.01 for adagrad.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
     /// How it goes on.
@@ -127,7 +127,7 @@ pub struct Recipe {
     pub nesterov: bool,
     /// Of adam and adamw.
     pub betas: List<f64>,
-    /// Of adam and adamw.
+    /// Of adam, adamw and adagrad.
     pub eps: f64,
     /// L2 penalty, or AdamW's decay.
     pub weight_decay: f64,
@@ -260,7 +260,8 @@ impl Recipe {
             grow_to: self.grow_to.as_ref().map(|grow_to| grow_to.to_vec()),
             decay: self.decay.unwrap_or_else(|| self.policy.0.default_decay()),
             growth: self.grow.unwrap_or_else(|| self.policy.0.default_growth()),
-            lambda: self.importance_lambda,
+            // A sum of squares says nothing of where a weight is going.
+            lambda: if self.update_rule().has_direction() { self.importance_lambda } else { 0.0 },
         }
     }
 
@@ -305,6 +306,7 @@ impl Recipe {
             OptimizerName::Sgd => Optimizer::Sgd { momentum: self.momentum, nesterov: self.nesterov },
             OptimizerName::Adam => Optimizer::Adam { betas, eps: self.eps },
             OptimizerName::AdamW => Optimizer::AdamW { betas, eps: self.eps },
+            OptimizerName::Adagrad => Optimizer::Adagrad { eps: self.eps },
         }
     }
 

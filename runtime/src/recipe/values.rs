@@ -60,6 +60,8 @@ choice! {
         Adam = "adam",
         /// Adam, weight decay apart from the gradient.
         AdamW = "adamw",
+        /// Adagrad, weight decay added to the gradient.
+        Adagrad = "adagrad",
     }
 }
 

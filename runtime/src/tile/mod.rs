@@ -213,6 +213,10 @@ tiles! {
     update::adam(Adam { unit_elements: usize, parts: usize, decoupled: usize };
         part: usize, count: *const u32, hyper: *const f32, value: *mut f32, gradient: *const f32, first: *mut f32, second: *mut f32);
 
+    /// PyTorch's Adagrad (no decay of the learning rate): `squares` sums the gradient's.
+    update::adagrad(Adagrad { unit_elements: usize, parts: usize };
+        part: usize, count: *const u32, hyper: *const f32, value: *mut f32, gradient: *const f32, squares: *mut f32);
+
     /// `out[part] = sum of squares` of the range, for clipping by the global norm.
     update::sum_squares(SumSquares { unit_elements: usize, parts: usize };
         part: usize, count: *const u32, gradient: *const f32, out: *mut f32);

@@ -286,3 +286,11 @@ pub fn adam(hyper: &[f32], (mut value, first, second): Weight, gradient: f64, de
     let denominator = second.sqrt() / h(Hyper::BIAS_CORRECTION2).sqrt() + h(Hyper::EPSILON);
     (value - h(Hyper::LEARNING_RATE) / h(Hyper::BIAS_CORRECTION1) * first / denominator, first, second)
 }
+
+/// One step of Adagrad; the first moment is the sum of squares.
+pub fn adagrad(hyper: &[f32], (value, squares, second): Weight, gradient: f64) -> Weight {
+    let h = |i: usize| f64::from(hyper[i]);
+    let gradient = gradient * h(Hyper::GRADIENT_SCALE) + h(Hyper::WEIGHT_DECAY) * value;
+    let squares = squares + gradient * gradient;
+    (value - h(Hyper::LEARNING_RATE) * gradient / (squares.sqrt() + h(Hyper::EPSILON)), squares, second)
+}

@@ -1,6 +1,6 @@
 //! Update rules, operation by operation as PyTorch orders them.
 
-use super::{Adam, ClipScale, Sgd, SgdMomentum, SumSquares};
+use super::{Adagrad, Adam, ClipScale, Sgd, SgdMomentum, SumSquares};
 #[cfg(not(feature = "std"))]
 use crate::float::Float as _;
 use crate::lanes::Lanes;
@@ -147,6 +147,35 @@ pub unsafe fn adam<L: Lanes>(
                 at.store(second, v);
                 let denominator = L::add(L::div(L::sqrt(v), correction2), epsilon);
                 at.store(value, L::fma(step, L::div(m, denominator), w));
+            },
+        );
+    }
+}
+
+/// See [`Adagrad`].
+#[inline(always)]
+pub unsafe fn adagrad<L: Lanes>(
+    shape: &Adagrad,
+    part: usize,
+    count: *const u32,
+    hyper: *const f32,
+    value: *mut f32,
+    gradient: *const f32,
+    squares: *mut f32,
+) {
+    // SAFETY: the tile's contract (see the parent module).
+    unsafe {
+        let rate = L::splat(-*hyper.add(Hyper::LEARNING_RATE));
+        let epsilon = L::splat(*hyper.add(Hyper::EPSILON));
+        each_vector::<L>(
+            part_of(*count as usize * shape.unit_elements, part, shape.parts),
+            #[inline(always)]
+            |v| {
+                let w = v.load(value);
+                let g = decayed::<L>(hyper, v.load(gradient), w);
+                let sum = L::fma(g, g, v.load(squares));
+                v.store(squares, sum);
+                v.store(value, L::fma(rate, L::div(g, L::add(L::sqrt(sum), epsilon)), w));
             },
         );
     }

@@ -85,6 +85,20 @@ proptest! {
     }
 
     #[test]
+    fn adagrad_is_pytorchs(units in 0..30_usize, unit_elements in 1..5_usize, parts in 1..5_usize, seed in any::<u64>()) {
+        let count = [units as u32];
+        check(
+            units * unit_elements, parts, seed,
+            &|target, part, hyper, state, gradient| call!(
+                Adagrad { unit_elements, parts }, target,
+                (part, usize), (count.as_ptr(), *const u32), (hyper.as_ptr(), *const f32), (state[0].as_mut_ptr(), *mut f32),
+                (gradient.as_ptr(), *const f32), (state[1].as_mut_ptr(), *mut f32)
+            ),
+            &reference::adagrad,
+        );
+    }
+
+    #[test]
     fn clipping_bounds_the_global_norm(units in 0..60_usize, parts in 1..5_usize, size in prop::sample::select(vec![0.01_f32, 10.0]), seed in any::<u64>()) {
         for target in targets() {
             let mut gradient = Numbers(seed).floats(units * 2);
@@ -171,6 +185,41 @@ fn momentum_is_onnxs() {
                 (value.as_mut_ptr(), *mut f32),
                 (gradient.as_ptr(), *const f32),
                 (moment.as_mut_ptr(), *mut f32)
+            );
+        });
+    }
+}
+
+/// test_adagrad and test_adagrad_multiple of onnx 1.23.
+#[test]
+fn adagrad_is_onnxs() {
+    let none: &[f32] = &[];
+    let settings = [0.1, 0.001, 0.0, 0.0, 1e-5];
+    let step = |value, gradient, squares, [after, summed]: [&'static [f64]; 2]| OnnxStep {
+        settings,
+        value,
+        gradient,
+        moments: [squares, none],
+        expected: [after, summed, &[]],
+    };
+    let cases = [
+        step(&[1.0], &[-1.0], &[2.0], [&[1.0576962], &[2.9980011]]),
+        step(&[1.0], &[-1.0], &[2.0], [&[1.0576962], &[2.9980011]]),
+        step(&[1.0, 2.0], &[-1.0, -3.0], &[4.0, 1.0], [&[1.0446854, 2.0948617], &[4.9980011, 9.9880037]]),
+    ];
+    for step in cases {
+        let count = [step.value.len() as u32];
+        check_onnx(&step, |target, hyper, state, gradient| {
+            let [value, squares, _] = state;
+            call!(
+                Adagrad { unit_elements: 1, parts: 1 },
+                target,
+                (0, usize),
+                (count.as_ptr(), *const u32),
+                (hyper.as_ptr(), *const f32),
+                (value.as_mut_ptr(), *mut f32),
+                (gradient.as_ptr(), *const f32),
+                (squares.as_mut_ptr(), *mut f32)
             );
         });
     }

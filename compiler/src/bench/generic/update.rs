@@ -55,6 +55,23 @@ pub(super) fn update(
                 },
             );
         }
+        Optimizer::Adagrad { eps } => {
+            let eps = eps as f32;
+            threads.each(
+                values.len(),
+                [values, first],
+                &mut [],
+                #[inline(always)]
+                |part| {
+                    let [values, squares] = part.outputs;
+                    for ((w, s), g) in values.iter_mut().zip(squares).zip(&gradient[part.items]) {
+                        let g = g * scale + decay * *w;
+                        *s += g * g;
+                        *w -= rate * g / (s.sqrt() + eps);
+                    }
+                },
+            );
+        }
         Optimizer::Adam { betas, eps } | Optimizer::AdamW { betas, eps } => {
             let decoupled = matches!(rule.optimizer, Optimizer::AdamW { .. });
             let [correction, correction2] = betas.map(|beta| 1.0 - beta.powi(step));

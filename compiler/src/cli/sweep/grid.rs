@@ -199,6 +199,16 @@ mod tests {
     }
 
     #[test]
+    fn every_recipe_of_the_examples_can_be_run() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/recipes");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let grid = Grid::read(&path, &[]).unwrap_or_else(|failure| panic!("{}: {failure:?}", path.display()));
+            assert!(grid.cells.len() > 1, "{}", path.display());
+        }
+    }
+
+    #[test]
     fn mistakes_are_told_at_once() {
         assert!(grid("epochs = 3").unwrap_err()[0].contains("[grid]"));
         let errors = grid("lr = 0.1\n[grid]\nlr = [0.1, 0.2]\nseed = 3").unwrap_err();

@@ -317,6 +317,7 @@ fn rule(rule: &UpdateRule) -> TokenStream {
             let betas = pair(betas);
             quote!(Optimizer::AdamW { betas: #betas, eps: #eps })
         }
+        Optimizer::Adagrad { eps } => quote!(Optimizer::Adagrad { eps: #eps }),
     };
     let max_norm = max_norm.map_or(quote!(None), |norm| quote!(Some(#norm)));
     quote!(UpdateRule { optimizer: #optimizer, learning_rate: #learning_rate, weight_decay: #weight_decay, max_norm: #max_norm })

@@ -5,7 +5,7 @@ use super::{Class, Lowering};
 use crate::program::Affine;
 use mest_runtime::manifest::Role;
 use mest_runtime::optim::Optimizer;
-use mest_runtime::tile::{Adam, ClipScale, GatherValues, Sgd, SgdMomentum, SumSquares, Tile};
+use mest_runtime::tile::{Adagrad, Adam, ClipScale, GatherValues, Sgd, SgdMomentum, SumSquares, Tile};
 
 impl Lowering<'_> {
     /// Appends the update of every trainable parameter.
@@ -95,5 +95,6 @@ fn update_tile(optimizer: &Optimizer, unit_elements: usize, parts: usize) -> Til
         Optimizer::Sgd { nesterov, .. } => Tile::SgdMomentum(SgdMomentum { unit_elements, parts, nesterov: usize::from(*nesterov) }),
         Optimizer::Adam { .. } => Tile::Adam(Adam { unit_elements, parts, decoupled: 0 }),
         Optimizer::AdamW { .. } => Tile::Adam(Adam { unit_elements, parts, decoupled: 1 }),
+        Optimizer::Adagrad { .. } => Tile::Adagrad(Adagrad { unit_elements, parts }),
     }
 }
