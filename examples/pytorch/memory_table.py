@@ -10,6 +10,7 @@ the largest resident memory of the process. The profile is what PyTorch's own pr
 import argparse
 import json
 import pathlib
+import re
 import resource
 import statistics
 import subprocess
@@ -102,17 +103,16 @@ def plan(args, model, flags):
 
 
 def smallest(args, model, flags, step):
-    """The smallest budget that can be met, in multiples of `step` bytes, and its plan."""
-    most = -(-plan(args, model, flags)["total_bytes"] // step)
-    too_few, found = 0, plan(args, model, [*flags, "--memory", f"{most * step}B"])
-    while most - too_few > 1:
-        middle = (most + too_few) // 2
-        fits = plan(args, model, [*flags, "--memory", f"{middle * step}B"])
-        if fits:
-            most, found = middle, fits
-        else:
-            too_few = middle
-    return most * step, found
+    """The smallest budget that can be met, in multiples of `step` bytes, and its plan. A budget that can't says what is needed."""
+    command = [args.mestc, "plan", model, "--threads", args.threads, *flags, "--memory", "1B"]
+    refusal = subprocess.run([str(word) for word in command], capture_output=True, text=True).stderr
+    needed = re.search(r"the training state takes ([\d.]+) (KiB|MiB)", refusal)
+    if not needed:
+        sys.exit(refusal)
+    budget = int(float(needed[1]) * (MIB if needed[2] == "MiB" else 1024)) // step * step
+    while not (found := plan(args, model, [*flags, "--memory", f"{budget}B"])):
+        budget += step
+    return budget, found
 
 
 def size(count):
