@@ -166,13 +166,12 @@ unsafe fn add_units<L: Lanes, const ROWS: usize, const PLAIN: bool, const N: usi
         let mut w = call.values.add(units.start * unit_elements + chunk * ROWS * columns);
         let mut offset = call.offsets.add(units.start);
         let mut left = units.len();
-        // Several a turn: the turn's own instructions cost as much as a load.
-        let turn = if ROWS == 1 { 4 } else { 1 };
-        while PLAIN && left >= turn {
-            for k in 0..turn {
+        // Four a turn where they are small: the turn's own instructions cost as much as a load.
+        while ROWS == 1 && PLAIN && left >= 4 {
+            for k in 0..4 {
                 add_unit::<L, ROWS, PLAIN, N>(&shape, x.add(*offset.add(k) as usize * L::LANES), w.add(k * unit_elements), sums);
             }
-            (offset, w, left) = (offset.add(turn), w.add(turn * unit_elements), left - turn);
+            (offset, w, left) = (offset.add(4), w.add(4 * unit_elements), left - 4);
         }
         while left > 0 {
             add_unit::<L, ROWS, PLAIN, N>(&shape, x.add(*offset as usize * L::LANES), w, sums);
