@@ -194,9 +194,8 @@ impl Lanes for Avx2x8 {
     }
 
     #[inline(always)]
-    unsafe fn add_folded(a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the caller vouches for AVX2.
-        unsafe { _mm256_add_ps(a, b) }
+    unsafe fn unfold(folded: __m256) -> __m256 {
+        folded
     }
 
     #[inline(always)]
@@ -252,9 +251,8 @@ impl Lanes for Avx2x4 {
     }
 
     #[inline(always)]
-    unsafe fn add_folded(a: __m128, b: __m128) -> __m128 {
-        // SAFETY: the caller vouches for AVX2.
-        unsafe { _mm_add_ps(a, b) }
+    unsafe fn unfold(folded: __m128) -> __m128 {
+        folded
     }
 
     #[inline(always)]
@@ -340,9 +338,9 @@ impl Lanes for Avx2x16 {
     }
 
     #[inline(always)]
-    unsafe fn add_folded(a: __m256, b: __m256) -> __m256 {
+    unsafe fn unfold(folded: __m256) -> [__m256; 2] {
         // SAFETY: see `load`.
-        unsafe { _mm256_add_ps(a, b) }
+        unsafe { [folded, _mm256_setzero_ps()] }
     }
 
     #[inline(always)]

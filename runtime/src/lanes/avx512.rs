@@ -50,9 +50,9 @@ impl Lanes for Avx512x16 {
     }
 
     #[inline(always)]
-    unsafe fn add_folded(a: __m256, b: __m256) -> __m256 {
+    unsafe fn unfold(folded: __m256) -> __m512 {
         // SAFETY: the caller vouches for AVX-512F.
-        unsafe { _mm256_add_ps(a, b) }
+        unsafe { _mm512_zextps256_ps512(folded) }
     }
 
     #[inline(always)]

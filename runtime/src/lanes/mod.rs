@@ -47,6 +47,18 @@ impl Buffer {
     pub const ZERO: Buffer = Buffer([0.0; 16]);
 }
 
+/// Asks for the cache line at `address`, which need not exist, where the instruction set has an instruction for it.
+#[inline(always)]
+pub fn prefetch(address: *const f32) {
+    // SAFETY: every x86-64 has the instruction, and it reads nothing that a program could see.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// A vector of `f32`, one example a lane.
 ///
 /// # Safety
@@ -97,8 +109,8 @@ pub trait Lanes: Copy + 'static {
     unsafe fn select_less(a: Self::V, b: Self::V, c: Self::V, d: Self::V) -> Self::V;
     /// The first step of the horizontal sum.
     unsafe fn fold(v: Self::V) -> Self::Folded;
-    /// a + b
-    unsafe fn add_folded(a: Self::Folded, b: Self::Folded) -> Self::Folded;
+    /// A vector that [`Lanes::fold`] makes `folded` of: the lanes added last are zero.
+    unsafe fn unfold(folded: Self::Folded) -> Self::V;
     /// The sums of four folded vectors, each by the fixed tree.
     unsafe fn sums(parts: [Self::Folded; 4]) -> [f32; 4];
     /// Adds the sums of four folded vectors to four consecutive floats, aligned to nothing.

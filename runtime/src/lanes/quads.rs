@@ -93,12 +93,11 @@ macro_rules! lanes_of_quads {
             }
 
             #[inline(always)]
-            unsafe fn add_folded(a: Self::Folded, b: Self::Folded) -> Self::Folded {
-                let mut result = a;
-                for i in 0..QUADS.min(2) {
-                    // SAFETY: see `load`.
-                    result[i] = unsafe { quad::add(a[i], b[i]) };
-                }
+            unsafe fn unfold(folded: Self::Folded) -> Self::V {
+                // SAFETY: see `load`.
+                let mut result = unsafe { Self::zero() };
+                let quads = QUADS.min(2);
+                result[..quads].copy_from_slice(&folded[..quads]);
                 result
             }
 

@@ -39,7 +39,7 @@ struct Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     // Now and then more units, and pixels, than a backward sweep takes at a time.
-    let most = prop_oneof![7 => 0..12_usize, 1 => 120..160_usize];
+    let most = prop_oneof![7 => 0..12_usize, 1 => 240..300_usize];
     let pixels = prop_oneof![7 => 1..21_usize, 1 => 30..150_usize];
     (blocks(), 1..5_usize, most, pixels, 1..3_usize, 1..3_usize, any::<u64>())
         .prop_map(|(block, lists, most, pixels, pixel, other_pixel, seed)| Case { block, lists, most, pixels, pixel, other_pixel, seed })

@@ -64,7 +64,7 @@ impl PhaseLowering<'_, '_> {
         let direct = is_direct(op);
         let most = e.out_rows.div_ceil(4usize.div_ceil(self.groups()));
         let band = Staging::band(e.out_rows, most, e.channels * staging.pitch * lanes, self.shared.options.stage_bytes, span);
-        let tile_width = (matrix.tile_pixels() - 1) * op.strides[1] + pixel_width;
+        let tile_width = (matrix.tile_pixels(lanes) - 1) * op.strides[1] + pixel_width;
         let channel_blocks = matrix.channel_blocks(e.kernel[0] * tile_width * lanes * 4);
         let order = StreamOrder::Forward {
             channel: staging.pitch,

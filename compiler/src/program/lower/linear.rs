@@ -33,7 +33,7 @@ impl PhaseLowering<'_, '_> {
 
     /// Lists of the forward stream for each block row.
     fn channel_blocks(&self, matrix: &MatrixDraft) -> usize {
-        matrix.channel_blocks(matrix.tile_pixels().min(self.groups()) * self.lanes() * 4)
+        matrix.channel_blocks(matrix.tile_pixels(self.lanes()).min(self.groups()) * self.lanes() * 4)
     }
 
     pub(super) fn linear(&mut self, id: NodeId) -> Result<(), LowerError> {

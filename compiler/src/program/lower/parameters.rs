@@ -14,8 +14,8 @@ use mest_runtime::manifest::{
 use mest_runtime::sparse::Units;
 use std::borrow::Cow;
 
-/// Pixels of a forward tile of single rows, between AVX2's four and AVX-512's eight.
-const TILE_PIXELS: usize = 4;
+/// Sums of a forward tile, in elements: between AVX2's 64 and AVX-512's 128.
+const TILE_SUMS: usize = 64;
 
 /// Bytes of pixels that stay in a first-level cache of 32 KiB while offsets, values and sums stream by.
 const TILE_BYTES: usize = 36 << 10;
@@ -41,8 +41,8 @@ impl MatrixDraft {
     }
 
     /// Pixels of a forward tile: its sums fill the registers.
-    pub(super) fn tile_pixels(&self) -> usize {
-        TILE_PIXELS / self.shared_rows()
+    pub(super) fn tile_pixels(&self, lanes: usize) -> usize {
+        (TILE_SUMS / lanes).min(8) / self.shared_rows()
     }
 
     /// Into how many blocks a forward kernel cuts the input channels, a tile's pixels of each of which take `bytes`: as many channels as stay

@@ -5,7 +5,7 @@
 //! channel's tiles are through: sums over lanes between the multiply-adds cost a third of them (benches/NOTES.md).
 
 use super::part_of;
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, prefetch};
 use crate::tile::{BackwardSweep, WeightGradient};
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -17,7 +17,7 @@ const TILES: usize = 16;
 const MOST_PIXELS: usize = TILES * 16;
 
 /// Weights whose gradients are in the buffer at once: a fraction of the first-level cache, yet most channels' lists.
-const CHUNK: usize = 128;
+const CHUNK: usize = 256;
 
 #[derive(Clone, Copy)]
 struct Sweep {
@@ -157,6 +157,7 @@ impl<L: Lanes> Channel<'_, L> {
             // SAFETY: the tile's contract; `most` pixels are at most `MOST_PIXELS`, and a chunk has at most `CHUNK` weights.
             unsafe {
                 self.read_x(&pixels);
+                self.prefetch_x(&pixels);
                 for chunk in 0..chunks {
                     let part = part_of(units.len(), chunk, chunks);
                     let part = units.start + part.start..units.start + part.end;
@@ -200,6 +201,16 @@ impl<L: Lanes> Channel<'_, L> {
                 let normalized = L::fma(x.assume_init(), factor, shift);
                 x.write(L::select_less(normalized, L::zero(), L::zero(), normalized));
             }
+        }
+    }
+
+    /// Asks for X of `pixels` of the next channel, which takes as long to come from memory as many units take.
+    #[inline(always)]
+    unsafe fn prefetch_x(&self, pixels: &Range<usize>) {
+        let shape = &self.call.shape;
+        let next = ((self.index + 1) * shape.x_channel + pixels.start * shape.x_pixel) * L::LANES;
+        for pixel in 0..pixels.len() {
+            prefetch(self.call.x.wrapping_add(next + pixel * shape.x_pixel * L::LANES));
         }
     }
 
@@ -334,26 +345,25 @@ struct PixelTile<L: Lanes, const N: usize> {
 }
 
 impl<L: Lanes, const N: usize> PixelTile<L, N> {
-    /// One weight: its product with dY joins dX; its gradient over the tile's pixels is returned, lanes not yet summed.
+    /// One weight: its product with dY joins dX; its gradient over the tile's pixels, lanes not yet summed, joins `partial`.
     #[inline(always)]
-    unsafe fn products<const DX: bool>(&mut self, dy: *const f32, dy_pixel: usize, weight: L::V) -> L::Folded {
+    unsafe fn products<const DX: bool>(&mut self, dy: *const f32, dy_pixel: usize, weight: L::V, partial: &mut L::Folded) {
         // SAFETY: the tile's contract.
         unsafe {
-            let (mut even, mut odd) = (L::zero(), L::zero());
+            let (mut even, mut odd) = (L::unfold(*partial), L::zero());
             for p in 0..N {
                 let dy = L::load(dy.add(p * dy_pixel));
                 if DX {
                     self.dx[p] = L::fma(weight, dy, self.dx[p]);
                 }
                 match p {
-                    0 => even = L::mul(self.x[0], dy),
                     1 if N >= 4 => odd = L::mul(self.x[1], dy),
                     // Two chains halve the latency where a tile is long enough.
                     p if N >= 4 && p % 2 == 1 => odd = L::fma(self.x[p], dy, odd),
                     p => even = L::fma(self.x[p], dy, even),
                 }
             }
-            L::fold(if N >= 4 { L::add(even, odd) } else { even })
+            *partial = L::fold(if N >= 4 { L::add(even, odd) } else { even });
         }
     }
 
@@ -372,8 +382,7 @@ impl<L: Lanes, const N: usize> PixelTile<L, N> {
             let mut from = dy.add(*offset as usize * L::LANES);
             for _ in 0..rows {
                 let weight = if DX { L::splat(*value) } else { L::zero() };
-                let product = self.products::<DX>(from, dy_pixel, weight);
-                *partial = L::add_folded(*partial, product);
+                self.products::<DX>(from, dy_pixel, weight, &mut *partial);
                 partial = partial.add(1);
                 from = from.wrapping_add(dy_channel);
                 value = value.wrapping_add(columns);
