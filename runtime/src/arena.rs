@@ -130,6 +130,30 @@ impl Arena {
         // SAFETY: as in `words`; the exclusive borrow makes it the only one.
         unsafe { core::slice::from_raw_parts_mut(self.start(slot, Element::U32).cast(), slot.len) }
     }
+
+    /// The halves of `slot`: upper bits of floats.
+    pub fn halves(&self, slot: Slot) -> &[u16] {
+        // SAFETY: in bounds and aligned (see `start`); borrowed from self.
+        unsafe { core::slice::from_raw_parts(self.start(slot, Element::Bf16).cast(), slot.len) }
+    }
+
+    /// The halves of `slot`, to be written.
+    pub fn halves_mut(&mut self, slot: Slot) -> &mut [u16] {
+        // SAFETY: as in `halves`; the exclusive borrow makes it the only one.
+        unsafe { core::slice::from_raw_parts_mut(self.start(slot, Element::Bf16).cast(), slot.len) }
+    }
+
+    /// The bytes of `slot`, whatever its elements are.
+    pub fn bytes_of(&self, slot: Slot) -> &[u8] {
+        // SAFETY: in bounds (see `start`); borrowed from self.
+        unsafe { core::slice::from_raw_parts(self.start(slot, slot.element), slot.len * slot.element.bytes()) }
+    }
+
+    /// The bytes of `slot`, to be written: every pattern of bits is an element.
+    pub fn bytes_of_mut(&mut self, slot: Slot) -> &mut [u8] {
+        // SAFETY: as in `bytes_of`; the exclusive borrow makes it the only one.
+        unsafe { core::slice::from_raw_parts_mut(self.start(slot, slot.element), slot.len * slot.element.bytes()) }
+    }
 }
 
 impl Drop for Arena {

@@ -151,7 +151,7 @@ pub struct Parameter {
     pub value: Slot,
     /// Gradient of the last step; absent unless trainable and kept.
     pub gradient: Option<Slot>,
-    /// Optimiser state: none, momentum, or Adam's first and second moment.
+    /// Optimiser state: none, momentum, or Adam's first and second moment; floats, or [`Element::Bf16`].
     pub moments: Cow<'static, [Slot]>,
 }
 

@@ -3,7 +3,8 @@
 use super::probe::{self, Part, ProbeMemory};
 use super::{DenseGradients, Events, MutationConfig, MutationSchedule, Progress, Saliency, Update};
 use crate::arena::Arena;
-use crate::manifest::{Manifest, Parameter, Role, Storage};
+use crate::lanes::math::widened;
+use crate::manifest::{Element, Manifest, Parameter, Role, Storage};
 use crate::network::Network;
 use crate::prelude::*;
 use crate::random::{Purpose, Stream};
@@ -243,7 +244,10 @@ impl Mutator {
                 flows(bump, products, elements)
             }
             _ => {
-                let moments = parameter.moments.first().map_or(&[][..], |&slot| &arena.floats(slot)[..values.len()]);
+                let moments = parameter.moments.first().map_or(&[][..], |&slot| match slot.element {
+                    Element::Bf16 => &*bump.alloc_slice_fill_iter(arena.halves(slot)[..values.len()].iter().map(|&half| widened(half))),
+                    Element::F32 | Element::U32 => &arena.floats(slot)[..values.len()],
+                });
                 mask::importance(bump, values, moments, self.config.policy.lambda(self.config.lambda), elements)
             }
         }
@@ -252,12 +256,15 @@ impl Mutator {
 
 /// Bytes that an event takes while it is at parameter `index`, at most.
 fn event_bytes(manifest: &Manifest, config: &MutationConfig, index: usize) -> usize {
-    let Storage::Matrix { matrix, block, structure, capacity, .. } = manifest.parameters[index].storage else { return 0 };
+    let parameter = &manifest.parameters[index];
+    let Storage::Matrix { matrix, block, structure, capacity, .. } = parameter.storage else { return 0 };
     let units = Units::new(matrix, block).structured(structure);
     let products = if config.policy.saliency().is_some() { 8 * units.elements() } else { 0 };
+    let is_narrow = parameter.moments.first().is_some_and(|slot| slot.element == Element::Bf16);
+    let widened = if is_narrow { 4 * units.elements() } else { 0 };
     // Two moves: where each unit comes from.
     let moved = 2 * size_of::<Option<u32>>();
-    units.choice_bytes(capacity, config.growth) + (products + moved) * capacity + topology::rebuild_bytes(manifest, index)
+    units.choice_bytes(capacity, config.growth) + (products + widened + moved) * capacity + topology::rebuild_bytes(manifest, index)
 }
 
 /// Sums over units of signed `products`, raised so that none is negative: scores are compared, and squared where units make up clusters.

@@ -249,12 +249,12 @@ impl<'b> Probe<'b> {
 }
 
 /// What a pass changes and must not: moments, running statistics, and values if a gradient isn't finite.
-struct Kept<'b>(&'b [(Slot, &'b [f32])], &'b [f32]);
+struct Kept<'b>(&'b [(Slot, &'b [u8])], &'b [f32]);
 
 impl<'b> Kept<'b> {
     fn new(bump: &'b Bump, manifest: &Manifest, arena: &Arena) -> Self {
         let mut kept = BumpVec::with_capacity_in(Self::slots(manifest).count(), bump);
-        kept.extend(Self::slots(manifest).map(|slot| (slot, &*bump.alloc_slice_copy(arena.floats(slot)))));
+        kept.extend(Self::slots(manifest).map(|slot| (slot, &*bump.alloc_slice_copy(arena.bytes_of(slot)))));
         Kept(kept.into_bump_slice(), bump.alloc_slice_copy(arena.floats(manifest.io.hyper)))
     }
 
@@ -265,13 +265,13 @@ impl<'b> Kept<'b> {
     }
 
     fn bytes(manifest: &Manifest) -> usize {
-        let of_slot = |slot: Slot| 4 * slot.len + size_of::<(Slot, &[f32])>() + 8;
+        let of_slot = |slot: Slot| slot.len * slot.element.bytes() + size_of::<(Slot, &[u8])>() + 8;
         Self::slots(manifest).map(of_slot).sum::<usize>() + 4 * manifest.io.hyper.len + 64
     }
 
     fn restore(&self, bump: &mut Bump, manifest: &Manifest, arena: &mut Arena) {
         let Kept(slots, hyper) = self;
-        slots.iter().for_each(|(slot, values)| arena.floats_mut(*slot).copy_from_slice(values));
+        slots.iter().for_each(|(slot, bytes)| arena.bytes_of_mut(*slot).copy_from_slice(bytes));
         arena.floats_mut(manifest.io.hyper).copy_from_slice(hyper);
         for index in 0..manifest.parameters.len() {
             bump.reset();

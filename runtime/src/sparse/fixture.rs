@@ -107,9 +107,20 @@ pub(crate) struct Builder {
     streams: Vec<Stream>,
     template: Vec<u8>,
     offsets: Vec<usize>,
+    narrow_moments: bool,
 }
 
 impl Builder {
+    /// Whose moments are halves where `narrow`.
+    pub(crate) fn with_moments(narrow: bool) -> Self {
+        Builder { narrow_moments: narrow, ..Builder::default() }
+    }
+
+    fn moments(&mut self, count: usize, len: usize) -> Cow<'static, [Slot]> {
+        let element = if self.narrow_moments { Element::Bf16 } else { Element::F32 };
+        (0..count).map(|_| self.slot(len, element)).collect()
+    }
+
     fn slot(&mut self, len: usize, element: Element) -> Slot {
         let slot = Slot { offset: self.bytes, len, element };
         self.bytes += (len * 4).next_multiple_of(ALIGNMENT);
@@ -134,7 +145,7 @@ impl Builder {
             count: self.slot(1, Element::U32),
             value: self.slot(len, Element::F32),
             gradient: Some(self.slot(len, Element::F32)),
-            moments: (0..moments).map(|_| self.slot(len, Element::F32)).collect(),
+            moments: self.moments(moments, len),
         };
         self.parameters.push(parameter);
         self
@@ -162,7 +173,7 @@ impl Builder {
             count: self.slot(1, Element::U32),
             value: self.slot(len, Element::F32),
             gradient: Some(self.slot(len, Element::F32)),
-            moments: (0..moments).map(|_| self.slot(len, Element::F32)).collect(),
+            moments: self.moments(moments, len),
         };
         for order in [geometry.forward(), geometry.backward()] {
             let backward = matches!(order, StreamOrder::Backward { .. });

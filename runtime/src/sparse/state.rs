@@ -4,9 +4,11 @@ use super::mask::{self, Units};
 use super::structure::Growth;
 use super::topology;
 use crate::arena::Arena;
-use crate::manifest::{Manifest, Parameter, Slot, Storage};
+use crate::lanes::math::{narrowed, widened};
+use crate::manifest::{Element, Manifest, Parameter, Slot, Storage};
 use crate::prelude::*;
 use crate::random::{Purpose, Stream};
+use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use bumpalo::Bump;
 
@@ -124,7 +126,7 @@ pub fn initialize(manifest: &Manifest, arena: &mut Arena, masks: &InitialMasks, 
         bump.reset();
         let dense = template_values(manifest, index)?;
         for slot in core::iter::once(&parameter.value).chain(&parameter.gradient).chain(parameter.moments.iter()) {
-            arena.floats_mut(*slot).fill(0.0);
+            arena.bytes_of_mut(*slot).fill(0);
         }
         match parameter.storage {
             Storage::Plain => {
@@ -248,8 +250,8 @@ fn scatter(parameter: &Parameter, live: &[u32], dense: &[f32], stored: &mut [f32
 
 /// The dense tensor, in ONNX order, of what a slot of parameter `index` stores; dead elements are 0.
 fn gather(manifest: &Manifest, arena: &Arena, index: usize, slot: Slot) -> Vec<f32> {
-    let (parameter, stored) = (&manifest.parameters[index], arena.floats(slot));
-    let Storage::Matrix { matrix, block, .. } = parameter.storage else { return stored.to_vec() };
+    let (parameter, stored) = (&manifest.parameters[index], stored(arena, slot));
+    let Storage::Matrix { matrix, block, .. } = parameter.storage else { return stored.into_owned() };
     let units = Units::new(matrix, block);
     let mut dense = vec![0.0; element_count(parameter)];
     let elements = live_units(manifest, arena, index).iter().flat_map(|&unit| units.onnx_indices(unit));
@@ -257,6 +259,22 @@ fn gather(manifest: &Manifest, arena: &Arena, index: usize, slot: Slot) -> Vec<f
         dense[element] = value;
     }
     dense
+}
+
+/// The values of a slot of floats or halves.
+fn stored(arena: &Arena, slot: Slot) -> Cow<'_, [f32]> {
+    match slot.element {
+        Element::Bf16 => arena.halves(slot).iter().map(|&half| widened(half)).collect(),
+        Element::F32 | Element::U32 => Cow::Borrowed(arena.floats(slot)),
+    }
+}
+
+/// Writes `values` to the front of a slot of floats, or of halves: those are rounded to the nearest.
+pub(crate) fn store(arena: &mut Arena, slot: Slot, values: &[f32]) {
+    match slot.element {
+        Element::Bf16 => arena.halves_mut(slot).iter_mut().zip(values).for_each(|(half, &value)| *half = narrowed(value)),
+        Element::F32 | Element::U32 => arena.floats_mut(slot)[..values.len()].copy_from_slice(values),
+    }
 }
 
 /// The live units of parameter `index`, in place; none for plain storage.
@@ -292,7 +310,7 @@ pub fn write(manifest: &Manifest, arena: &mut Arena, index: usize, dense: &[f32]
     Ok(())
 }
 
-/// Overwrites moment `moment`, as [`write()`]; nothing happens where there is none.
+/// Overwrites moment `moment`, as [`write()`], rounded to the nearest where it is stored as halves; nothing happens where there is none.
 ///
 /// # Errors
 /// `dense` has not one value an element.
@@ -310,7 +328,9 @@ fn put(manifest: &Manifest, arena: &mut Arena, index: usize, slot: Slot, dense: 
         return Err(StateError::Length { name: parameter.name.to_string(), got: dense.len(), expected });
     }
     let live = mask(manifest, arena, index);
-    scatter(parameter, &live, dense, arena.floats_mut(slot));
+    let mut values = stored(arena, slot).into_owned();
+    scatter(parameter, &live, dense, &mut values);
+    store(arena, slot, &values);
     Ok(())
 }
 
@@ -342,7 +362,7 @@ pub(crate) fn remap(bump: &Bump, manifest: &Manifest, arena: &mut Arena, index: 
     let Storage::Matrix { block, units: slot, .. } = parameter.storage else { return Ok(()) };
     let from = old_positions(bump, live_units(manifest, arena, index), live);
     for slot in core::iter::once(&parameter.value).chain(&parameter.gradient).chain(parameter.moments.iter()) {
-        move_units(arena.floats_mut(*slot), block.rows * block.columns, from);
+        move_units(arena.bytes_of_mut(*slot), block.rows * block.columns * slot.element.bytes(), from);
     }
     store_units(arena, parameter, slot, live);
     Ok(())
@@ -360,26 +380,26 @@ fn old_positions<'b>(bump: &'b Bump, old: &[u32], new: &[u32]) -> &'b [Option<u3
     })
 }
 
-/// Moves units of `elements` values from their old to their new positions, in place; zeros new ones and everything behind the last.
-fn move_units(values: &mut [f32], elements: usize, from: &[Option<u32>]) {
+/// Moves units of `size` bytes from their old to their new positions, in place; zeros new ones and everything behind the last.
+fn move_units(bytes: &mut [u8], size: usize, from: &[Option<u32>]) {
     // Kept units first close up towards the front, where no move can overtake another, then spread out from the back.
     let mut kept = 0;
     for old in from.iter().flatten() {
-        let old = *old as usize * elements;
-        values.copy_within(old..old + elements, kept * elements);
+        let old = *old as usize * size;
+        bytes.copy_within(old..old + size, kept * size);
         kept += 1;
     }
     for (position, old) in from.iter().enumerate().rev() {
-        let place = position * elements;
+        let place = position * size;
         match old {
             Some(_) => {
                 kept -= 1;
-                values.copy_within(kept * elements..(kept + 1) * elements, place);
+                bytes.copy_within(kept * size..(kept + 1) * size, place);
             }
-            None => values[place..place + elements].fill(0.0),
+            None => bytes[place..place + size].fill(0),
         }
     }
-    values[from.len() * elements..].fill(0.0);
+    bytes[from.len() * size..].fill(0);
 }
 
 /// Live weights over weights, of the layers that have a density budget; 1 where there is none.

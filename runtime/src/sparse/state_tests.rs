@@ -3,7 +3,11 @@ use crate::sparse::fixture::{Builder, Geometry};
 use proptest::prelude::*;
 
 fn network(block: [usize; 2], moments: usize) -> (Manifest, Arena) {
-    Builder::default()
+    network_of(Builder::default(), block, moments)
+}
+
+fn network_of(builder: Builder, block: [usize; 2], moments: usize) -> (Manifest, Arena) {
+    builder
         .convolution("dense.weight", Geometry::three_by_three(2, 8, [4, 1]), None, 1.0, moments)
         .plain("bias", 8, moments)
         .convolution("sparse.weight", Geometry::three_by_three(8, 8, block), Some(0.2), 0.4, moments)
@@ -112,13 +116,32 @@ fn a_truncated_template_is_refused() {
     assert_eq!(error, StateError::Template { name: "sparse.weight".into(), end: 700 });
 }
 
+#[test]
+fn moments_in_half_of_the_bits_are_rounded_where_they_are_written() {
+    let (manifest, mut arena) = network_of(Builder::with_moments(true), [4, 1], 1);
+    initialize(&manifest, &mut arena, &InitialMasks::Magnitude, 1).expect("fits");
+    for index in [1, 2] {
+        let dense: Vec<f32> = (0..element_count(&manifest.parameters[index])).map(|i| 1.0 + i as f32 / 700.0).collect();
+        write_moment(&manifest, &mut arena, index, 0, &dense).expect("fits");
+        let live = read(&manifest, &arena, index);
+        let moment = read_moment(&manifest, &arena, index, 0).expect("there is one");
+        for ((&given, &got), &value) in dense.iter().zip(&moment).zip(&live) {
+            let expected = if index == 1 || value != 0.0 { widened(narrowed(given)) } else { 0.0 };
+            assert_eq!(got, expected);
+        }
+        assert!(moment != dense);
+    }
+    initialize(&manifest, &mut arena, &InitialMasks::Magnitude, 1).expect("fits");
+    assert!(read_moment(&manifest, &arena, 1, 0).expect("there is one").iter().all(|&moment| moment == 0.0));
+}
+
 proptest! {
     /// A dense simulation: values and moments as dense tensors, multiplied by the new mask.
     #[test]
     fn remap_agrees_with_dense_masking(
-        masks in prop::collection::vec(prop::collection::btree_set(0u32..144, 0..58), 1..5), moments in 0usize..3, seed: u64
+        masks in prop::collection::vec(prop::collection::btree_set(0u32..144, 0..58), 1..5), moments in 0usize..3, narrow: bool, seed: u64
     ) {
-        let (manifest, mut arena) = network([4, 1], moments);
+        let (manifest, mut arena) = network_of(Builder::with_moments(narrow), [4, 1], moments);
         initialize(&manifest, &mut arena, &InitialMasks::Random, seed).expect("fits");
         let units = Geometry::three_by_three(8, 8, [4, 1]).units();
         let mut draws = Stream::new(seed, Purpose::Synthetic, 0);

@@ -4,7 +4,8 @@
 
 use super::{EpochMetrics, TrainError, file::write_atomically};
 use crate::arena::Arena;
-use crate::manifest::{Manifest, Parameter, Slot, Storage};
+use crate::lanes::math::widened;
+use crate::manifest::{Element, Manifest, Parameter, Slot, Storage};
 use crate::network::{self, Network};
 use crate::recipe::{Difference, Recipe};
 use crate::sampling::SamplingState;
@@ -81,12 +82,37 @@ pub struct ParameterState {
     pub moments: Vec<Floats>,
 }
 
-/// Values of one slot.
+/// Values of one slot, in storage order: as floats or as halves.
 #[derive(Clone, PartialEq, Message)]
 pub struct Floats {
-    /// In storage order.
+    /// Those of a slot of floats.
     #[prost(float, repeated, tag = "1")]
     pub values: Vec<f32>,
+    /// Those of a slot of halves ([`Element::Bf16`]), two bytes each.
+    #[prost(bytes = "vec", tag = "2")]
+    pub halves: Vec<u8>,
+}
+
+impl Floats {
+    /// The first `count` elements of a slot.
+    fn capture(arena: &Arena, slot: Slot, count: usize) -> Self {
+        match slot.element {
+            Element::Bf16 => {
+                Floats { values: vec![], halves: arena.halves(slot)[..count].iter().flat_map(|half| half.to_le_bytes()).collect() }
+            }
+            Element::F32 | Element::U32 => Floats { values: arena.floats(slot)[..count].to_vec(), halves: vec![] },
+        }
+    }
+
+    /// Puts them to the front of a slot: as they are, or rounded to the nearest where it holds halves and they are floats.
+    fn restore(&self, arena: &mut Arena, slot: Slot) {
+        let halves = self.halves.as_chunks::<2>().0.iter().map(|&half| widened(u16::from_le_bytes(half)));
+        state::store(arena, slot, &self.values.iter().copied().chain(halves).collect::<Vec<_>>());
+    }
+
+    fn len(&self) -> usize {
+        self.values.len() + self.halves.len().div_ceil(2)
+    }
 }
 
 /// Why a checkpoint can't be used.
@@ -229,9 +255,9 @@ impl Checkpoint {
             } else {
                 arena.words_mut(parameter.count)[0] = state.values.len() as u32;
             }
-            let moments = parameter.moments.iter().zip(&state.moments).map(|(slot, moment)| (*slot, &moment.values));
-            for (slot, values) in std::iter::once((parameter.value, &state.values)).chain(moments) {
-                arena.floats_mut(slot)[..values.len()].copy_from_slice(values);
+            arena.floats_mut(parameter.value)[..state.values.len()].copy_from_slice(&state.values);
+            for (slot, moment) in parameter.moments.iter().zip(&state.moments) {
+                moment.restore(arena, *slot);
             }
             topology::refresh_values(manifest, arena, index);
         }
@@ -329,14 +355,13 @@ impl ParameterState {
     fn capture(manifest: &Manifest, arena: &Arena, index: usize, parameter: &Parameter) -> Self {
         let units = state::mask(manifest, arena, index);
         let stored = stored_elements(parameter, units.len());
-        let floats = |slot: Slot| arena.floats(slot)[..stored].to_vec();
         ParameterState {
             name: parameter.name.to_string(),
             dims: parameter.dims.iter().map(|&extent| extent as u64).collect(),
             block: block(parameter),
             units,
-            values: floats(parameter.value),
-            moments: parameter.moments.iter().map(|&slot| Floats { values: floats(slot) }).collect(),
+            values: arena.floats(parameter.value)[..stored].to_vec(),
+            moments: parameter.moments.iter().map(|&slot| Floats::capture(arena, slot, stored)).collect(),
         }
     }
 
@@ -356,9 +381,9 @@ impl ParameterState {
             return Some(format!("parameter `{name}` has {} moments, not {}", self.moments.len(), parameter.moments.len()));
         }
         let stored = stored_elements(parameter, self.units.len());
-        let mut lengths = std::iter::once(&self.values).chain(self.moments.iter().map(|floats| &floats.values));
-        let wrong = lengths.find(|values| values.len() != stored)?;
-        Some(format!("parameter `{name}` has {} values where its mask has {stored}", wrong.len()))
+        let mut lengths = std::iter::once(self.values.len()).chain(self.moments.iter().map(Floats::len));
+        let wrong = lengths.find(|&length| length != stored)?;
+        Some(format!("parameter `{name}` has {wrong} values where its mask has {stored}"))
     }
 }
 

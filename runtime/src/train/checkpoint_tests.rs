@@ -1,6 +1,7 @@
 use super::super::mock::{Linear, Shape};
 use super::*;
 use crate::network::Network;
+use crate::sparse::fixture::{Builder, Geometry};
 
 const SMALL: Shape = Shape { inputs: 3, classes: 2, batch: 4, density: 0.5, momentum: true, values: false };
 
@@ -47,6 +48,50 @@ fn every_bit_comes_back_through_a_file() {
         assert_eq!(fresh.state(), net.state());
         assert!(read.check_run(&path, &Recipe::default(), "digits", 5).is_ok());
     }
+}
+
+/// A sparse layer and a bias, their moments halves where `narrow`, and every one of them another.
+fn with_moments(narrow: bool) -> (Manifest, Arena) {
+    let layer = Geometry::three_by_three(8, 8, [4, 1]);
+    let (manifest, mut arena) = Builder::with_moments(narrow).convolution("weight", layer, Some(0.2), 0.4, 2).plain("bias", 7, 2).build();
+    state::initialize(&manifest, &mut arena, &state::InitialMasks::Random, 4).unwrap();
+    for (index, parameter) in manifest.parameters.iter().enumerate() {
+        for moment in 0..2 {
+            let numbers = (0..state::element_count(parameter)).map(|i| (1 + i + moment) as f32 * 0.003).collect::<Vec<_>>();
+            state::write_moment(&manifest, &mut arena, index, moment, &numbers).unwrap();
+        }
+    }
+    (manifest, arena)
+}
+
+fn moments(manifest: &Manifest, arena: &Arena) -> Vec<Vec<f32>> {
+    let of = |index| [0, 1].map(|moment| state::read_moment(manifest, arena, index, moment).unwrap());
+    (0..manifest.parameters.len()).flat_map(of).collect()
+}
+
+#[test]
+fn moments_are_saved_as_they_are_stored() {
+    let recipe = Recipe::default();
+    let position = || Position { recipe: &recipe, epoch: 1, iteration: 7, data_hash: 5, wall_s: 1.5, metrics: &[], sampling: None };
+    let ((manifest, arena), (wide_manifest, wide_arena)) = (with_moments(true), with_moments(false));
+    let narrow = Checkpoint::capture(&manifest, &arena, position());
+    let wide = Checkpoint::capture(&wide_manifest, &wide_arena, position());
+    assert!(narrow.to_bytes().len() < wide.to_bytes().len());
+    let written = Checkpoint::from_bytes(Path::new("checkpoint.mest"), &narrow.to_bytes()).unwrap();
+    let mut fresh = Arena::new(manifest.arena_bytes);
+    written.restore(&manifest, &mut fresh).unwrap();
+    assert_eq!(moments(&manifest, &fresh), moments(&manifest, &arena));
+    // Into the other storage: halves are floats, and floats are rounded to the nearest.
+    let mut fresh = Arena::new(wide_manifest.arena_bytes);
+    written.restore(&wide_manifest, &mut fresh).unwrap();
+    assert_eq!(moments(&wide_manifest, &fresh), moments(&manifest, &arena));
+    let mut fresh = Arena::new(manifest.arena_bytes);
+    wide.restore(&manifest, &mut fresh).unwrap();
+    assert_eq!(moments(&manifest, &fresh), moments(&manifest, &arena), "they were written rounded to the nearest");
+    let mut shorter = written;
+    shorter.parameters[1].moments[0].halves.truncate(12);
+    let error = shorter.restore(&manifest, &mut fresh).unwrap_err().to_string();
+    assert!(error.contains("`bias` has 6 values where its mask has 7"), "{error}");
 }
 
 #[test]
