@@ -104,7 +104,8 @@ fn unit_bytes(manifest: &Manifest, index: usize) -> usize {
     let elements = block.rows * block.columns;
     let streams = manifest.streams.iter().filter(|stream| stream.parameter == index);
     let of_streams = streams.map(|stream| 1 + usize::from(stream.source.is_some()) + stream.values.map_or(0, |_| elements));
-    VALUE * (elements * (1 + parameter.moments.len()) + 1 + of_streams.sum::<usize>())
+    let of_moments: usize = parameter.moments.iter().map(|slot| slot.element.bytes() * elements).sum();
+    VALUE * (elements + 1 + of_streams.sum::<usize>()) + of_moments
 }
 
 #[cfg(test)]

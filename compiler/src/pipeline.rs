@@ -12,6 +12,7 @@ use crate::pass::rematerialize::{Chain, Choice, rematerialize};
 use crate::pass::specialize;
 use crate::program::Program;
 use crate::program::lower::{LowerError, Options, PeakDensity, STAGE_BYTES, lower};
+use mest_runtime::manifest::{Element, Parameter};
 use mest_runtime::optim::Optimizer;
 
 /// What to compile a model for.
@@ -45,6 +46,9 @@ pub struct Settings {
 /// launch is shorter.
 const MICRO_BATCH_SHARE: f64 = 0.04;
 
+/// Seconds that one core takes to round the moments of an element, on the scale of the forward pass's estimate.
+const ROUNDING_SECONDS: f64 = 5e-10;
+
 /// What a program gives for memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Levers {
@@ -57,12 +61,14 @@ pub struct Levers {
     pub narrow: bool,
     /// Parts of a batch, one computed after the other, their gradients summed; a divisor of its groups of lanes.
     pub micro_batches: usize,
+    /// Whether the optimiser's state is stored as bf16, rounded stochastically.
+    pub narrow_moments: bool,
 }
 
 impl Default for Levers {
     /// Everything for time.
     fn default() -> Self {
-        Levers { stage_bytes: STAGE_BYTES, kept_bytes: None, narrow: false, micro_batches: 1 }
+        Levers { stage_bytes: STAGE_BYTES, kept_bytes: None, narrow: false, micro_batches: 1, narrow_moments: false }
     }
 }
 
@@ -77,11 +83,11 @@ pub struct Compiled {
     pub inference: Graph,
     /// What was made sparse, and why.
     pub sparsity: SparsityTable,
-    /// What backward computes again or reads narrow.
+    /// What backward computes again or reads narrow, and what else is given for memory.
     pub recomputation: Recomputation,
 }
 
-/// What backward does not read as forward computed it.
+/// What is given for memory: above all, what backward does not read as forward computed it.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Recomputation {
     /// The nodes of each stretch that is computed again instead of kept, by name.
@@ -94,12 +100,14 @@ pub struct Recomputation {
     pub narrow_share: f64,
     /// Parts of a batch, one computed after the other.
     pub micro_batches: usize,
+    /// Estimated time of rounding moments that are stored as bf16, as a share of the forward pass; `None` where they are f32.
+    pub moment_share: Option<f64>,
 }
 
 impl Recomputation {
     /// Estimated time of everything, as a share of the forward pass.
     pub fn cost(&self) -> f64 {
-        self.share + self.narrow_share + self.micro_batch_share()
+        self.share + self.narrow_share + self.micro_batch_share() + self.moment_share.unwrap_or(0.0)
     }
 
     /// Estimated time of computing a batch in parts, as a share of the forward pass.
@@ -292,9 +300,11 @@ impl<'a> Prepared<'a> {
             threads: settings.threads,
             stage_bytes: levers.stage_bytes,
             micro_batches: levers.micro_batches,
+            narrow_moments: levers.narrow_moments,
         };
         // Fusion, scheduling and the memory plan belong to lowering: they see what the tables say of each value.
         let program = lower(&training, inference, &sparsity, &options, template)?;
+        recomputation.moment_share = self.moment_share(&program);
         let mut inference = inference.clone();
         training.initial.clear();
         inference.initial.clear();
@@ -311,13 +321,22 @@ impl<'a> Prepared<'a> {
         self.training.ids().into_iter().any(|id| matches!(self.training.node(id).op, Op::BatchMoments(_)))
     }
 
+    /// See [`Recomputation::moment_share`].
+    fn moment_share(&self, program: &Program) -> Option<f64> {
+        let first = |parameter: &Parameter| parameter.moments.first().filter(|slot| slot.element == Element::Bf16).map(|slot| slot.len);
+        let rounded: Vec<usize> = program.manifest.parameters.iter().filter_map(first).collect();
+        let forward = self.chain.seconds * self.settings.batch as f64;
+        let seconds = rounded.iter().sum::<usize>() as f64 * ROUNDING_SECONDS;
+        (!rounded.is_empty()).then_some(seconds / forward.max(f64::MIN_POSITIVE))
+    }
+
     fn recomputation(&self, choice: &Choice) -> Recomputation {
         let of = |links: std::ops::RangeInclusive<usize>| self.chain.links[links].iter().flat_map(|link| &link.nodes);
         let names = |nodes: std::ops::RangeInclusive<usize>| of(nodes).map(|&id| self.training.node(id).name.clone()).collect();
         let stretches = choice.stretches.iter().map(|stretch| names(stretch.first..=stretch.last)).collect();
         let [share, narrow_share] = self.chain.shares(choice);
         let narrow = choice.narrow.iter().map(|&link| self.training.info(self.chain.links[link].end).name.clone()).collect();
-        Recomputation { stretches, share, narrow, narrow_share, micro_batches: 1 }
+        Recomputation { stretches, share, narrow, narrow_share, ..Recomputation::default() }
     }
 
     /// The fewest [`Levers::kept_bytes`] that the model can be compiled for, with values kept `narrow` or not, and as many as keep everything.

@@ -5,7 +5,7 @@
 mod networks;
 
 use mest_runtime::lanes::Isa;
-use mest_runtime::manifest::Template;
+use mest_runtime::manifest::{Element, Template};
 use mestc::engine::interp::Training;
 use mestc::engine::jit::Jit;
 use mestc::engine::replay::{self, NetworkReplay};
@@ -93,6 +93,7 @@ fn lowered(case: &Case, training: Graph, inference: &Graph, threads: usize, leve
         threads,
         stage_bytes: levers.stage_bytes,
         micro_batches: levers.micro_batches,
+        narrow_moments: levers.narrow_moments,
     };
     let program = lower(&training, inference, &sparsity, &options, template).expect("every node has a kernel");
     (program, training)
@@ -235,6 +236,45 @@ fn the_oracle_rounds_what_is_narrow_as_the_jit_does() {
             assert!(error < NARROW_TOLERANCE / 2.0, "{}: the gradient of '{name}' is off by {error:.2e}", case.name);
         }
     }
+}
+
+/// What rounding moments to 8 bits of significand may change in a weight over a few steps, relative to the largest: each step is off by at most 1 / 128
+/// of itself.
+const ROUNDED_TOLERANCE: f64 = 2e-3;
+
+#[test]
+fn moments_in_half_of_the_bits_change_steps_by_their_rounding_alone() {
+    let isa = Isa::best();
+    let mut rounded = 0;
+    for case in all() {
+        let (training, inference) = pipeline::graphs(&case.graph, case.loss).expect("the network is trainable");
+        let (program, training) = lowered(&case, training, &inference, 2, Levers { narrow_moments: true, ..Levers::default() });
+        let mut slots = program.manifest.parameters.iter().flat_map(|parameter| parameter.moments.iter());
+        assert!(slots.all(|slot| slot.element == Element::Bf16), "{}", case.name);
+        let on = |isa: Isa, threads: usize| {
+            let mut jit = Jit::new(program.clone(), isa, threads).expect("the program compiles");
+            follow(&case, &training, &mut NetworkReplay::new(&mut jit, case.optimizer))
+        };
+        let (one, wide) = (on(isa, 1), jit(&case, isa, 2));
+        for threads in [2, 3] {
+            let more = on(isa, threads);
+            assert_eq!((&one.losses, &one.parameters), (&more.losses, &more.parameters), "{} on {threads} threads", case.name);
+        }
+        // The first step begins with moments of 0, and moves by what they become before they are rounded.
+        assert_eq!((&one.losses[..2], &one.gradients), (&wide.losses[..2], &wide.gradients), "{}", case.name);
+        rounded += usize::from(one.parameters != wide.parameters);
+        let mut oracle = Training::new(training.clone(), case.optimizer).expect("the graph is complete");
+        let oracle = follow(&case, &training, &mut oracle);
+        let scale = largest(&oracle.parameters);
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+            let got = on(isa, 2);
+            for (name, values) in &oracle.parameters {
+                let error = relative_error(&got.parameters[name], values, scale);
+                assert!(error < ROUNDED_TOLERANCE, "{} on {isa}: '{name}' is off by {error:.2e}", case.name);
+            }
+        }
+    }
+    assert!(rounded >= 9, "only {rounded} networks have moments");
 }
 
 /// Examples `range` of a tensor.

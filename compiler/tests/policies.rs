@@ -14,16 +14,19 @@ use mest_runtime::random::{Purpose, Stream};
 use mest_runtime::recipe::Recipe;
 use mest_runtime::sparse::Units;
 use mest_runtime::sparse::state::{self, InitialMasks};
-use mest_runtime::train::{self, Observer};
+use mest_runtime::train::{self, EpochMetrics, Observer};
 use mestc::engine::interp::Training;
 use mestc::engine::jit::Jit;
 use mestc::engine::replay::NetworkReplay;
 use mestc::ir::Tensor;
 use mestc::onnx::Imported;
 use mestc::pass::attach_loss::Loss;
+use mestc::pipeline::{Levers, Settings};
 use mestc::trace::{self, Optimizer, Replay, Rule, relative_error};
 use mestc::{onnx, pipeline, settings, zoo};
 use std::fmt::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
 
 const BATCH: usize = 16;
 
@@ -51,7 +54,17 @@ fn compile(recipe: &Recipe) -> Jit {
 }
 
 fn compile_for(recipe: &Recipe, threads: usize) -> Jit {
-    let compiled = pipeline::compile(&imported(), &settings::of_recipe(recipe, Some(&data()))).expect("it can be trained");
+    compile_with(recipe, threads, Levers::default())
+}
+
+/// It, with moments in half of the bits.
+fn compile_narrow(recipe: &Recipe, threads: usize) -> Jit {
+    compile_with(recipe, threads, Levers { narrow_moments: true, ..Levers::default() })
+}
+
+fn compile_with(recipe: &Recipe, threads: usize, levers: Levers) -> Jit {
+    let settings = Settings { levers, ..settings::of_recipe(recipe, Some(&data())) };
+    let compiled = pipeline::compile(&imported(), &settings).expect("it can be trained");
     let mut net = Jit::new(compiled.program, Isa::best(), threads).expect("the machine has its own instruction set");
     train::initialize(&mut net, recipe).expect("its own masks fit");
     net
@@ -308,7 +321,7 @@ fn load(net: &mut Jit, data: &Dataset, recipe: &Recipe) {
 fn probed_gradients_are_those_of_the_network_with_every_weight_live() {
     for scheme in ["unstructured", "block:4x1"] {
         let (data, recipe) = (data(), recipe("rigl", &[("density", "0.15"), ("scheme", scheme)]));
-        let mut net = compile(&recipe);
+        let mut net = if scheme == "unstructured" { compile(&recipe) } else { compile_narrow(&recipe, 1) };
         train::fit(&mut net, &data, &recipe, None, false, &mut ()).expect("it trains");
         load(&mut net, &data, &recipe);
         let mut probed = DenseGradients::default();
@@ -343,8 +356,42 @@ fn probed_gradients_are_those_of_the_network_with_every_weight_live() {
 /// Values and moments of all parameters.
 fn values(net: &Jit) -> Vec<Vec<f32>> {
     let (manifest, arena) = (net.manifest(), net.arena());
-    let of = |index| std::iter::once(state::read(manifest, arena, index)).chain(state::read_moment(manifest, arena, index, 0));
+    let moments = |index| (0..).map_while(move |moment| state::read_moment(manifest, arena, index, moment));
+    let of = |index| std::iter::once(state::read(manifest, arena, index)).chain(moments(index));
     (0..manifest.parameters.len()).flat_map(of).collect()
+}
+
+/// Ends a run after some epochs.
+struct Until(usize);
+
+impl Observer for Until {
+    fn epoch(&mut self, metrics: &EpochMetrics) -> ControlFlow<()> {
+        if metrics.epoch as usize == self.0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// Moments in half of the bits, and the importance that reads them: a run in one go, and one that is stopped twice, each time on another number of threads.
+#[test]
+fn a_run_that_rounds_its_moments_ends_in_the_same_bits_however_it_is_interrupted() {
+    let data = data();
+    for (policy, optimizer, grow) in [("mest-em", "sgd", "random"), ("mest-ems", "adam", "random"), ("mest-em", "adagrad", "random:4")] {
+        let recipe = recipe(policy, &[("optimizer", optimizer), ("importance-lambda", "0.05"), ("grow", grow)]);
+        let train = |folder: &Path, stops: &[usize]| {
+            for (threads, &stop) in stops.iter().enumerate() {
+                let mut net = compile_narrow(&recipe, 2 + threads);
+                train::fit(&mut net, &data, &recipe, Some(folder), true, &mut Until(stop)).expect("it trains");
+            }
+            let mut net = compile_narrow(&recipe, 1);
+            train::fit(&mut net, &data, &recipe, Some(folder), true, &mut ()).expect("it trains");
+            values(&net)
+        };
+        let folders = [(); 2].map(|()| tempfile::tempdir().expect("the system has room"));
+        let whole = train(folders[0].path(), &[]);
+        assert!(train(folders[1].path(), &[3, 5]) == whole, "{policy}, {optimizer}");
+        let mut wide = compile(&recipe);
+        train::fit(&mut wide, &data, &recipe, None, false, &mut ()).expect("it trains");
+        assert!(values(&wide) != whole, "{policy}, {optimizer}: nothing was rounded");
+    }
 }
 
 /// Steps, with a mutation before every one, of which the first alone may allocate: on one thread every allocation is counted, on two those of the calling one.
@@ -353,12 +400,15 @@ fn neither_steps_nor_mutations_allocate() {
     let data = data();
     let loader = |recipe: &Recipe| Loader::new(&data, &data.train, BATCH, recipe.normalization(&data), &[], recipe.seed).expect("it fits");
     let growths = ["random", "random:4", "gradient"];
-    // Every policy in the first scheme, and one of them in every scheme.
-    let cases = POLICIES.map(|policy| (SCHEMES[0], policy.name())).into_iter().chain(SCHEMES.map(|scheme| (scheme, "mest-ems")));
-    for (((scheme, density), policy), growth) in cases.flat_map(|case| growths.map(|growth| (case, growth))) {
-        let flags = [("scheme", scheme), ("density", density), ("importance-lambda", "0"), ("grow", growth), ("mutate-every", "1it")];
+    // Every policy in the first scheme, with moments of both kinds, and one of them in every scheme.
+    let policies = POLICIES.into_iter().flat_map(|policy| [false, true].map(|narrow| (SCHEMES[0], policy.name(), narrow)));
+    let cases = policies.chain(SCHEMES.map(|scheme| (scheme, "mest-ems", false)));
+    for (((scheme, density), policy, narrow), growth) in cases.flat_map(|case| growths.map(|growth| (case, growth))) {
+        let lambda = if narrow { "0.01" } else { "0" };
+        let flags = [("scheme", scheme), ("density", density), ("importance-lambda", lambda), ("grow", growth), ("mutate-every", "1it")];
         let recipe = recipe(policy, &flags);
-        let mut net = compile_for(&recipe, if growth == "random" { 2 } else { 1 });
+        let levers = Levers { narrow_moments: narrow, ..Levers::default() };
+        let mut net = compile_with(&recipe, if growth == "random" { 2 } else { 1 }, levers);
         let (manifest, mut batch, mut gradients) = (net.manifest().clone(), Batch::default(), DenseGradients::default());
         let order: Vec<u32> = (0..BATCH as u32).collect();
         loader(&recipe).fill(0, &order, &mut batch);

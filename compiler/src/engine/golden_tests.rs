@@ -44,10 +44,12 @@ enum Memory {
     Narrow,
     /// A batch is computed in two parts.
     Parts,
+    /// Precision: moments are stored as bf16.
+    NarrowMoments,
 }
 
 /// The schemes, each at a density that it can have; then what else changes the program.
-const GOLDENS: [Golden; 14] = [
+const GOLDENS: [Golden; 16] = [
     scheme("unstructured", &[("scheme", "unstructured"), ("density", "0.3")]),
     scheme("block_4x1", &[("scheme", "block:4x1"), ("density", "0.3")]),
     scheme("pattern", &[("scheme", "pattern"), ("density", "0.3")]),
@@ -71,6 +73,13 @@ const GOLDENS: [Golden; 14] = [
         model: regression,
         recipe: &[("loss", "mse"), ("optimizer", "adamw"), ("lr", "0.01")],
         memory: Memory::Plenty,
+    },
+    Golden { name: "narrow_momentum", model: perceptron, recipe: &[("importance-lambda", "0.1")], memory: Memory::NarrowMoments },
+    Golden {
+        name: "narrow_adam",
+        model: convolution,
+        recipe: &[("optimizer", "adam"), ("lr", "0.01"), ("importance-lambda", "0.1")],
+        memory: Memory::NarrowMoments,
     },
 ];
 
@@ -213,6 +222,7 @@ impl Golden {
                 tried.find(|compiled| !compiled.recomputation.narrow.is_empty()).expect("something is kept narrow")
             }
             Memory::Parts => with(Levers { micro_batches: 2, ..Levers::default() }),
+            Memory::NarrowMoments => with(Levers { narrow_moments: true, ..Levers::default() }),
         }
     }
 
@@ -331,6 +341,7 @@ fn golden_networks_are_what_their_names_say() {
         assert!(golden.memory == Memory::Narrow || given.stretches.is_empty() != (golden.memory == Memory::Recomputed), "{}", golden.name);
         assert_eq!(!given.narrow.is_empty(), golden.memory == Memory::Narrow, "{}", golden.name);
         assert_eq!(given.micro_batches == 2, golden.memory == Memory::Parts, "{}", golden.name);
+        assert_eq!(given.moment_share.is_some(), golden.memory == Memory::NarrowMoments, "{}", golden.name);
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The code generators rely on this: an address that passed is what makes their raw loads and stores sound.
 
-use super::{Address, Affine, Base, Kernel, Launch, Map, MapOperand, Operand, Program, Statement, Width, nest};
+use super::{Address, Affine, Base, Kernel, Launch, Map, MapOperand, Operand, Program, Statement, Width, nest, text};
 use mest_runtime::arena::ALIGNMENT;
 use mest_runtime::manifest::Element;
 use mest_runtime::tile::OperandKind;
@@ -136,14 +136,18 @@ impl Walk<'_> {
 
     fn tile_operand(&mut self, kind: OperandKind, operand: &Operand) -> Result<(), String> {
         match (kind, operand) {
-            (OperandKind::Pointer, Operand::Address(address)) => match address.base {
-                Base::Argument(i) if self.kernel.arguments.get(i).is_some_and(|(_, element)| *element == Element::Bf16) => {
-                    Err(format!("argument `{}` is of halves, which only maps read", self.kernel.arguments[i].0))
+            (OperandKind::Pointer | OperandKind::Halves, Operand::Address(address)) => {
+                if let Base::Argument(i) = address.base
+                    && let Some((argument, element)) = self.kernel.arguments.get(i)
+                    && (*element == Element::Bf16) != (kind == OperandKind::Halves)
+                {
+                    let wanted = if kind == OperandKind::Halves { "is" } else { "is not" };
+                    return Err(format!("argument `{argument}` is of {}; what the tile takes {wanted} of bf16", text::element(*element)));
                 }
-                _ => self.address(address, &[], &[], 0, false),
-            },
+                self.address(address, &[], &[], 0, false)
+            }
             (OperandKind::Integer, Operand::Integer(value)) => self.range(value).map(|_| ()),
-            (OperandKind::Pointer, Operand::Integer(_)) => Err("an integer where a pointer is wanted".to_owned()),
+            (OperandKind::Pointer | OperandKind::Halves, Operand::Integer(_)) => Err("an integer where a pointer is wanted".to_owned()),
             (OperandKind::Integer, Operand::Address(_)) => Err("a pointer where an integer is wanted".to_owned()),
         }
     }

@@ -16,6 +16,13 @@ pub const LN2_LOW: f32 = -2.121_944_4e-4;
 /// The largest number of lower bits that rounding to the upper half of a float drops without rounding up.
 pub const HALF_BELOW: u32 = 0x7fff;
 
+/// The bits of the largest finite float that half of them hold.
+const LARGEST_HALF: u32 = 0x7f7f_0000;
+const INFINITY: u32 = 0x7f80_0000;
+const SIGN: u32 = 0x8000_0000;
+/// The bit that every NaN of arithmetic has.
+const QUIET: u32 = 0x0040_0000;
+
 /// Of exp(r) = 1 + r + r^2 p(r).
 pub const EXP: [f32; 6] = [1.987_569_2e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 /// Of log(1 + f) = f - f^2 / 2 + f^3 p(f).
@@ -55,6 +62,17 @@ pub fn multiply_add<L: Lanes>(a: f32, b: f32, c: f32) -> f32 {
 pub fn narrowed(x: f32) -> u16 {
     let bits = x.to_bits();
     (bits.wrapping_add(HALF_BELOW + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// `x` rounded to one of its two neighbours among the floats that half of the bits hold: away from zero for as large a part of the 2^16 values of
+/// `draw` as `x` lies above the smaller one, so that the mean over all of them is `x`. Those bits. What is finite stays finite, and NaN stays NaN.
+#[inline(always)]
+pub fn narrowed_stochastically(x: f32, draw: u16) -> u16 {
+    let bits = x.to_bits();
+    let magnitude = bits & !SIGN;
+    let up = if magnitude < LARGEST_HALF { u32::from(draw) } else { 0 };
+    let quiet = if magnitude > INFINITY { QUIET } else { 0 };
+    ((bits.wrapping_add(up) | quiet) >> 16) as u16
 }
 
 /// The float whose upper bits `bits` are, the lower ones being 0.

@@ -217,6 +217,24 @@ tiles! {
     update::adagrad(Adagrad { unit_elements: usize, parts: usize };
         part: usize, count: *const u32, hyper: *const f32, value: *mut f32, gradient: *const f32, squares: *mut f32);
 
+    // As above, with moments in half of the bits: widened, moved in f32, and rounded stochastically as they are stored (`math::narrowed_stochastically`), by bits
+    // drawn by counter from (`seed[0..2]`, `seed[2..4]` the step, `parameter[0]`, element).
+
+    /// As [`SgdMomentum`], the momentum in half of the bits.
+    update::sgd_momentum_narrow(SgdMomentumNarrow { unit_elements: usize, parts: usize, nesterov: usize };
+        part: usize, count: *const u32, hyper: *const f32, value: *mut f32, gradient: *const f32, momentum: *mut u16,
+        seed: *const u32, parameter: *const f32);
+
+    /// As [`Adam`], both moments in half of the bits.
+    update::adam_narrow(AdamNarrow { unit_elements: usize, parts: usize, decoupled: usize };
+        part: usize, count: *const u32, hyper: *const f32, value: *mut f32, gradient: *const f32, first: *mut u16, second: *mut u16,
+        seed: *const u32, parameter: *const f32);
+
+    /// As [`Adagrad`], the sum in half of the bits.
+    update::adagrad_narrow(AdagradNarrow { unit_elements: usize, parts: usize };
+        part: usize, count: *const u32, hyper: *const f32, value: *mut f32, gradient: *const f32, squares: *mut u16,
+        seed: *const u32, parameter: *const f32);
+
     /// `out[part] = sum of squares` of the range, for clipping by the global norm.
     update::sum_squares(SumSquares { unit_elements: usize, parts: usize };
         part: usize, count: *const u32, gradient: *const f32, out: *mut f32);

@@ -4,13 +4,20 @@ use super::DropoutMask;
 use crate::lanes::{Buffer, Lanes};
 use crate::random::{Purpose, bits};
 
+/// The seed and the step in a slot as [`crate::manifest::Io::seed`] is laid out.
+#[inline(always)]
+pub(super) unsafe fn seed_and_step(slot: *const u32) -> (u64, u64) {
+    // SAFETY: the caller's slot has four words.
+    let word = |i: usize| u64::from(unsafe { *slot.add(i) });
+    (word(0) | word(1) << 32, word(2) | word(3) << 32)
+}
+
 /// See [`DropoutMask`]. The draw's index is the node in the upper 24 bits, `(first + i) * LANES + lane` in the lower 40.
 #[inline(always)]
 pub unsafe fn dropout_mask<L: Lanes>(shape: &DropoutMask, first: usize, seed: *const u32, out: *mut f32) {
     // SAFETY: the tile's contract (see the parent module).
     unsafe {
-        let word = |i: usize| u64::from(*seed.add(i));
-        let (key, step) = (word(0) | word(1) << 32, word(2) | word(3) << 32);
+        let (key, step) = seed_and_step(seed);
         let keep = 1.0 / (1.0 - shape.ratio);
         for i in 0..shape.vectors {
             let mut vector = Buffer::ZERO;

@@ -294,3 +294,18 @@ pub fn adagrad(hyper: &[f32], (value, squares, second): Weight, gradient: f64) -
     let squares = squares + gradient * gradient;
     (value - h(Hyper::LEARNING_RATE) * gradient / (squares.sqrt() + h(Hyper::EPSILON)), squares, second)
 }
+
+/// `x` rounded to a float of 8 leading bits by `draw`, which all 2^16 of are as likely: away from zero where it and the part of 2^16 by which `x` lies
+/// above the smaller neighbour add up to 2^16 or more; never beyond the largest finite one.
+pub fn narrowed_stochastically(x: f32, draw: u16) -> f64 {
+    let magnitude = f64::from(x).abs();
+    let largest = (2.0 - 2.0_f64.powi(-7)) * 2.0_f64.powi(127);
+    if magnitude.is_nan() || magnitude >= largest {
+        return if x.is_finite() { largest.copysign(f64::from(x)) } else { f64::from(x) };
+    }
+    let exponent = (-126..=127).rev().find(|&e| 2.0_f64.powi(e) <= magnitude).unwrap_or(-126);
+    let unit = 2.0_f64.powi(exponent - 7);
+    let below = (magnitude / unit).floor();
+    let up = (magnitude / unit - below) * 65536.0 + f64::from(draw) >= 65536.0;
+    ((below + f64::from(u8::from(up))) * unit).copysign(f64::from(x))
+}

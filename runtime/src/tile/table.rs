@@ -29,8 +29,10 @@ impl ShapeField for f32 {
 /// How an operand of a tile is passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OperandKind {
-    /// A pointer into the arena or the scratch.
+    /// A pointer into the arena or the scratch, to floats or indices.
     Pointer,
+    /// A pointer to floats of half the bits ([`crate::manifest::Element::Bf16`]).
+    Halves,
     /// A `usize` or `isize`, passed in a register.
     Integer,
 }
@@ -40,20 +42,18 @@ pub(super) trait OperandType {
     const KIND: OperandKind;
 }
 
-impl OperandType for usize {
-    const KIND: OperandKind = OperandKind::Integer;
+macro_rules! operand_kinds {
+    ($($kind:ident: $($operand_type:ty),*;)*) => {
+        $($(impl OperandType for $operand_type {
+            const KIND: OperandKind = OperandKind::$kind;
+        })*)*
+    };
 }
 
-impl OperandType for isize {
-    const KIND: OperandKind = OperandKind::Integer;
-}
-
-impl<T> OperandType for *const T {
-    const KIND: OperandKind = OperandKind::Pointer;
-}
-
-impl<T> OperandType for *mut T {
-    const KIND: OperandKind = OperandKind::Pointer;
+operand_kinds! {
+    Integer: usize, isize;
+    Pointer: *const f32, *mut f32, *const u32, *mut u32;
+    Halves: *mut u16;
 }
 
 /// What each field of a shape means: one meaning a name, in all tiles.

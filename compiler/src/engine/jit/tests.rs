@@ -65,6 +65,15 @@ fn only_vectors_of_halves_are_read_and_nothing_is_summed_in_them() {
 }
 
 #[test]
+fn tiles_get_halves_only_where_they_take_them() {
+    let mut program = tiles();
+    program.kernels[0].arguments[0].1 = Element::Bf16;
+    program.slots[0].element = Element::Bf16;
+    let error = Jit::new(program, Isa::Portable, 1).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("operand `source` of tile pack: argument `input` is of bf16; what the tile takes is not"), "{error}");
+}
+
+#[test]
 fn fusing_shows() {
     let program = elementwise(8);
     assert_ne!(bits(&evaluate(&program, Isa::Avx2)), bits(&evaluate(&program, Isa::Portable)), "the sample must tell them apart");

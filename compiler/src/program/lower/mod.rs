@@ -63,6 +63,8 @@ pub struct Options {
     /// Parts of a batch, one computed after the other; a divisor of the groups of lanes. Gradients are summed over them, and each has batch
     /// statistics of its own.
     pub micro_batches: usize,
+    /// Whether the optimiser's state is stored as bf16.
+    pub narrow_moments: bool,
 }
 
 /// The largest density that mutation grows a layer to.
@@ -135,6 +137,8 @@ struct Lowering<'a> {
     constants: Vec<(SlotId, Vec<f32>)>,
     /// The slots of this phase's constants.
     constant_slots: HashMap<NodeId, SlotId>,
+    /// Where each parameter's number lies, one after the other; there where moments are stored as bf16.
+    numbers: Option<SlotId>,
     io: IoSlots,
 }
 
@@ -198,6 +202,7 @@ impl<'a> Lowering<'a> {
             streams: vec![],
             constants: vec![],
             constant_slots: HashMap::new(),
+            numbers: None,
             io: IoSlots {
                 input: SlotId(0),
                 target: SlotId(0),

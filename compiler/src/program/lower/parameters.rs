@@ -117,6 +117,13 @@ impl Lowering<'_> {
             self.parameter_of.insert(draft.name.clone(), self.parameters.len());
             self.parameters.push(draft);
         }
+        if self.options.narrow_moments && self.options.optimizer.moments() > 0 {
+            // Numbers are data, not constants of kernels: so parameters of one shape share theirs.
+            let numbers: Vec<f32> = (0..self.parameters.len()).map(|number| number as f32).collect();
+            let slot = self.slot("parameter_numbers", Class::Data, Element::F32, numbers.len(), true);
+            self.constants.push((slot, numbers));
+            self.numbers = Some(slot);
+        }
         Ok(())
     }
 
@@ -128,8 +135,8 @@ impl Lowering<'_> {
         let (trainable, keep) = (role == Role::Trainable, self.options.keep_gradients);
         let gradient = trainable.then(|| self.slot(&format!("{name}.grad"), Class::Gradients, Element::F32, elements, keep));
         let moments = if trainable { self.options.optimizer.moments() } else { 0 };
-        let moments =
-            (0..moments).map(|m| self.slot(&format!("{name}.moment{m}"), Class::Optimizer, Element::F32, elements, true)).collect();
+        let element = if self.options.narrow_moments { Element::Bf16 } else { Element::F32 };
+        let moments = (0..moments).map(|m| self.slot(&format!("{name}.moment{m}"), Class::Optimizer, element, elements, true)).collect();
         ParameterDraft { name, dims, role, matrix, count, value, gradient, moments }
     }
 

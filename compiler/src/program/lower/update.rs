@@ -1,11 +1,13 @@
 //! The end of a step: clipping, the update of live weights, and the streams' copies of them.
 
-use super::kernel::{KernelBuilder, integer, start};
+use super::kernel::{KernelBuilder, Place, integer, start};
 use super::{Class, Lowering};
 use crate::program::Affine;
 use mest_runtime::manifest::Role;
 use mest_runtime::optim::Optimizer;
-use mest_runtime::tile::{Adagrad, Adam, ClipScale, GatherValues, Sgd, SgdMomentum, SumSquares, Tile};
+use mest_runtime::tile::{
+    Adagrad, AdagradNarrow, Adam, AdamNarrow, ClipScale, GatherValues, Sgd, SgdMomentum, SgdMomentumNarrow, SumSquares, Tile,
+};
 
 impl Lowering<'_> {
     /// Appends the update of every trainable parameter.
@@ -35,9 +37,13 @@ impl Lowering<'_> {
             start(kernel.read("gradient", gradient)),
         ];
         for (i, &moment) in parameter.moments.iter().enumerate() {
-            operands.push(start(kernel.write(&format!("moment{i}"), moment)));
+            operands.push(start(kernel.argument(&format!("moment{i}"), moment.into(), self.slots[moment.0].element, true)));
         }
-        kernel.tile(update_tile(&self.options.optimizer, unit_elements, parts), operands);
+        if let Some(numbers) = self.numbers {
+            operands.push(start(kernel.words("seed", self.io.seed)));
+            operands.push(start(kernel.read("number", Place { slot: numbers, offset: index })));
+        }
+        kernel.tile(update_tile(&self.options.optimizer, self.numbers.is_some(), unit_elements, parts), operands);
         self.launch(kernel, &parameter.name);
     }
 
@@ -89,12 +95,20 @@ impl Lowering<'_> {
     }
 }
 
-fn update_tile(optimizer: &Optimizer, unit_elements: usize, parts: usize) -> Tile {
-    match optimizer {
-        Optimizer::Sgd { momentum, .. } if *momentum == 0.0 => Tile::Sgd(Sgd { unit_elements, parts }),
-        Optimizer::Sgd { nesterov, .. } => Tile::SgdMomentum(SgdMomentum { unit_elements, parts, nesterov: usize::from(*nesterov) }),
-        Optimizer::Adam { .. } => Tile::Adam(Adam { unit_elements, parts, decoupled: 0 }),
-        Optimizer::AdamW { .. } => Tile::Adam(Adam { unit_elements, parts, decoupled: 1 }),
-        Optimizer::Adagrad { .. } => Tile::Adagrad(Adagrad { unit_elements, parts }),
+/// The tile of a rule, for moments in half of the bits where `narrow`.
+fn update_tile(optimizer: &Optimizer, narrow: bool, unit_elements: usize, parts: usize) -> Tile {
+    let decoupled = usize::from(matches!(optimizer, Optimizer::AdamW { .. }));
+    match (*optimizer, narrow) {
+        (Optimizer::Sgd { momentum: 0.0, .. }, _) => Tile::Sgd(Sgd { unit_elements, parts }),
+        (Optimizer::Sgd { nesterov, .. }, false) => {
+            Tile::SgdMomentum(SgdMomentum { unit_elements, parts, nesterov: usize::from(nesterov) })
+        }
+        (Optimizer::Sgd { nesterov, .. }, true) => {
+            Tile::SgdMomentumNarrow(SgdMomentumNarrow { unit_elements, parts, nesterov: usize::from(nesterov) })
+        }
+        (Optimizer::Adam { .. } | Optimizer::AdamW { .. }, false) => Tile::Adam(Adam { unit_elements, parts, decoupled }),
+        (Optimizer::Adam { .. } | Optimizer::AdamW { .. }, true) => Tile::AdamNarrow(AdamNarrow { unit_elements, parts, decoupled }),
+        (Optimizer::Adagrad { .. }, false) => Tile::Adagrad(Adagrad { unit_elements, parts }),
+        (Optimizer::Adagrad { .. }, true) => Tile::AdagradNarrow(AdagradNarrow { unit_elements, parts }),
     }
 }
