@@ -108,7 +108,7 @@ pub fn planned_bytes(program: &Program) -> usize {
 }
 
 /// Compiles `imported` for `recipe`: what takes least time among what stays within the recipe's `memory`. Activations that do not fit are
-/// computed again in the backward pass, or kept narrow where `allow` says so. The same recipe gives the same program on any machine.
+/// computed again in the backward pass, or kept narrow where `allow` says so, as it may say of the optimiser's state. The same recipe gives the same program on any machine.
 ///
 /// # Errors
 /// What the compiler refuses; nothing fits `memory`, with changes to the recipe that would, each compiled to know; `assert-peak` is
@@ -176,28 +176,32 @@ fn within(prepared: &Prepared<'_>, recipe: &Recipe, budget: &Budget) -> Result<S
     let mut least: Option<Compiled> = None;
     for stage_bytes in [STAGE_BYTES, STAGE_BYTES / 4, STAGE_BYTES / 16] {
         let mut best: Option<Compiled> = None;
-        for micro_batches in micro_batches(prepared, recipe) {
-            let levers = Levers { stage_bytes, micro_batches, narrow: recipe.allows(Allowance::Bf16), ..Levers::default() };
-            let whole = prepared.compile(levers)?;
-            let cheaper = |compiled: &Compiled| best.as_ref().is_none_or(|best| compiled.recomputation.cost() < best.recomputation.cost());
-            if !cheaper(&whole) {
-                break;
-            }
-            let found = if exceeded(&whole.program, budget).is_none() {
-                whole
-            } else {
-                let smallest = Smallest::of(prepared, levers, SAMPLES)?;
-                if exceeded(&smallest.compiled.program, budget).is_some() {
-                    let bytes = |compiled: &Compiled| planned_bytes(&compiled.program);
-                    if least.as_ref().is_none_or(|least| bytes(&smallest.compiled) < bytes(least)) {
-                        least = Some(smallest.compiled);
-                    }
-                    continue;
+        for narrow_moments in narrow_moments(recipe) {
+            for micro_batches in micro_batches(prepared, recipe) {
+                let narrow = recipe.allows(Allowance::Bf16);
+                let levers = Levers { stage_bytes, micro_batches, narrow, narrow_moments, ..Levers::default() };
+                let whole = prepared.compile(levers)?;
+                let cost = |compiled: &Compiled| compiled.recomputation.cost();
+                let cheaper = |compiled: &Compiled| best.as_ref().is_none_or(|best| cost(compiled) < cost(best));
+                if !cheaper(&whole) {
+                    break;
                 }
-                smallest.enlarged(prepared, levers, budget)?
-            };
-            if cheaper(&found) {
-                best = Some(found);
+                let found = if exceeded(&whole.program, budget).is_none() {
+                    whole
+                } else {
+                    let smallest = Smallest::of(prepared, levers, SAMPLES)?;
+                    if exceeded(&smallest.compiled.program, budget).is_some() {
+                        let bytes = |compiled: &Compiled| planned_bytes(&compiled.program);
+                        if least.as_ref().is_none_or(|least| bytes(&smallest.compiled) < bytes(least)) {
+                            least = Some(smallest.compiled);
+                        }
+                        continue;
+                    }
+                    smallest.enlarged(prepared, levers, budget)?
+                };
+                if cheaper(&found) {
+                    best = Some(found);
+                }
             }
         }
         if let Some(best) = best {
@@ -205,6 +209,12 @@ fn within(prepared: &Prepared<'_>, recipe: &Recipe, budget: &Budget) -> Result<S
         }
     }
     Ok(Search::Least(Box::new(least.expect("the first that is tried is the cheapest so far, and fits or is the least"))))
+}
+
+/// How the optimiser's state may be stored: as f32, and where there is some and the recipe allows it, as bf16.
+fn narrow_moments(recipe: &Recipe) -> impl Iterator<Item = bool> {
+    let may = recipe.allows(Allowance::Bf16Momentum) && recipe.update_rule().moments() > 0;
+    [false, true].into_iter().take(if may { 2 } else { 1 })
 }
 
 /// How many parts a batch may be computed in, fewest first: whatever divides it where examples do not influence each other, or may be kept from it.
@@ -286,7 +296,7 @@ fn smaller(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>) -> Vec<
         names.collect::<Vec<_>>().join(",")
     };
     let mut changes = vec![("threads", "1".to_owned())];
-    let missing = [Allowance::Bf16, Allowance::SplitBn].into_iter().filter(|&allowance| !recipe.allows(allowance));
+    let missing = [Allowance::Bf16Momentum, Allowance::Bf16, Allowance::SplitBn].into_iter().filter(|&allowance| !recipe.allows(allowance));
     changes.extend(missing.map(|allowance| ("allow", allowed(allowance))));
     changes.push(("scheme", "block:4x1".to_owned()));
     changes.extend((1..=4).map(|halvings| ("batch", (recipe.batch >> halvings).to_string())));
@@ -296,7 +306,8 @@ fn smaller(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>) -> Vec<
         let settings = settings::of_recipe(&changed, data);
         let prepared = Prepared::new(imported, &settings).ok()?;
         let micro_batches = micro_batches(&prepared, &changed).last().copied()?;
-        let levers = Levers { stage_bytes: STAGE_BYTES / 16, narrow: changed.allows(Allowance::Bf16), micro_batches, ..Levers::default() };
+        let (narrow, narrow_moments) = (changed.allows(Allowance::Bf16), changed.allows(Allowance::Bf16Momentum));
+        let levers = Levers { stage_bytes: STAGE_BYTES / 16, narrow, micro_batches, narrow_moments, ..Levers::default() };
         let smallest = Smallest::of(&prepared, levers, SAMPLES_OF_A_CHANGE).ok()?;
         Some((format!("{key} {value}"), smallest.compiled.program))
     };
@@ -374,6 +385,35 @@ mod tests {
         assert!(narrow.recomputation.cost() < wide.recomputation.cost(), "{:?} {:?}", narrow.recomputation, wide.recomputation);
         let unlimited = of(&[("allow", "bf16")]);
         assert!(unlimited.recomputation.narrow.is_empty(), "nothing is rounded without need");
+    }
+
+    /// A recipe of `memory` for 784-300-100-10 at batch 16.
+    fn perceptron(memory: &str, more: &[(&str, &str)]) -> Result<Compiled, BudgetError> {
+        let options = ZooOptions { input: Some([1, 28, 28]), ..ZooOptions::default() };
+        let model = import_bytes(&zoo::build("mlp", &options).expect("a built-in model"), None).expect("it imports");
+        let base = [("batch", "16"), ("threads", "2"), ("policy", "mest-em"), ("memory", memory)];
+        let recipe = Recipe::default().with(base.into_iter().chain(more.iter().copied())).expect("a recipe");
+        compile(&model, &recipe, None)
+    }
+
+    #[test]
+    fn the_optimisers_state_is_rounded_where_that_is_needed() {
+        let optimizer = |compiled: &Compiled| {
+            let line = compiled.program.manifest.plan.iter().find(|line| line.class == "optimizer");
+            line.map(|line| line.bytes).unwrap_or_default()
+        };
+        let allow = ("allow", "bf16-momentum");
+        let wide = perceptron("64MiB", &[allow]).expect("it fits");
+        assert_eq!(wide.recomputation.moment_share, None, "nothing is rounded without need");
+        let narrow = perceptron("640KiB", &[allow]).expect("it fits");
+        assert!(planned_bytes(&narrow.program) <= 640 << 10 && narrow.recomputation.moment_share.is_some());
+        assert_eq!(2 * optimizer(&narrow), optimizer(&wide));
+        let adam = perceptron("704KiB", &[allow, ("optimizer", "adam")]).expect("it fits");
+        assert_eq!(2 * optimizer(&adam), 2 * optimizer(&wide), "two moments of half of the bits");
+        let Err(BudgetError::Memory { ways_out, .. }) = perceptron("640KiB", &[]) else { panic!("it does not fit") };
+        assert!(ways_out.iter().any(|(change, _)| change == "allow bf16-momentum"), "{ways_out:?}");
+        // There is nothing to round: the same as without.
+        assert!(perceptron("512KiB", &[allow, ("momentum", "0")]).is_err());
     }
 
     #[test]

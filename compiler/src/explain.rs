@@ -64,6 +64,9 @@ fn memory(text: &mut String, compiled: &Compiled) {
             "updates: each weight is updated once its gradient is final, at no cost: gradients of all layers never live together"
         );
     }
+    if let Some(share) = recomputation.moment_share {
+        let _ = writeln!(text, "moments: the optimiser's state is stored as bf16, rounded stochastically; {}", percent(share));
+    }
     if recomputation.micro_batches > 1 {
         let (parts, cost) = (recomputation.micro_batches, percent(recomputation.micro_batch_share()));
         let _ = writeln!(text, "micro-batches: a batch is computed in {parts} parts, their gradients summed; {cost}");
@@ -205,6 +208,8 @@ mod tests {
         assert!(text.contains("narrow: backward reads as bf16"), "{text}");
         let text = of(&[("memory", "8MiB"), ("allow", "bf16,split-bn")]);
         assert!(text.contains("micro-batches: a batch is computed in 2 parts"), "{text}");
+        let text = of(&[("memory", "8MiB"), ("allow", "bf16,bf16-momentum,split-bn")]);
+        assert!(!text.contains("moments: "), "what saves little is left alone: {text}");
         assert!(!of(&[]).contains("computed again"), "nothing without need");
     }
 }

@@ -156,15 +156,18 @@ def steps(args, model):
 
 def states(args, folder):
     """The table of planned states."""
-    print("| network | batch | as it comes | the smallest | with --allow bf16 |\n|---|---|---|---|---|")
+    allowances = ["bf16", "bf16-momentum", "bf16,bf16-momentum"]
+    names = ["network", "batch", "as it comes", "the smallest", *(f"with --allow {names}" for names in allowances)]
+    print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|")
     networks = [("resnet20", [], 32, MIB // 4), ("dscnn", [], 16, MIB // 16), ("mlp", ["--input", "1x28x28"], 16, 4096)]
     for name, flags, batch, step in networks:
         model = folder / f"{name}.onnx"
         output([args.mestc, "zoo", name, *flags, "-o", model])
         common = ["--sparsity", "0.9", "--policy", "mest-em", "--batch", batch]
         total = plan(args, model, common)["total_bytes"]
-        least, narrow = (smallest(args, model, [*common, *more], step)[1]["total_bytes"] for more in ([], ["--allow", "bf16"]))
-        print(f"| {name} | {batch} | {size(total)} | {size(least)} | {size(narrow)} |")
+        flags = [[], *(["--allow", names] for names in allowances)]
+        least = [size(smallest(args, model, [*common, *more], step)[1]["total_bytes"]) for more in flags]
+        print(f"| {name} | {batch} | {size(total)} | {' | '.join(least)} |")
 
 
 def main():

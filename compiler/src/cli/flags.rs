@@ -85,7 +85,7 @@ const FLAGS: &[Flag] = &[
     flag(
         "allow",
         "NAMES",
-        "Which changes of the numbers may bring it there: bf16 (activations rounded while they wait for backward), split-bn (batch statistics of parts of a batch)",
+        "Which changes of the numbers may bring it there: bf16 (activations rounded while they wait for backward), bf16-momentum (the optimiser's state stored as bf16, rounded stochastically), split-bn (batch statistics of parts of a batch)",
     ),
     flag("assert-peak", "BYTES", "Fail where the plan takes more"),
     flag("threads", "N", "Threads; results do not depend on it [default: all that the machine has]"),

@@ -115,6 +115,7 @@ fn to_json(compiled: &Compiled, recipe: &Recipe) -> Value {
         "recomputed": { "stretches": recomputation.stretches, "share_of_forward": recomputation.share },
         "narrow": { "values": recomputation.narrow, "share_of_forward": recomputation.narrow_share },
         "micro_batches": recomputation.micro_batches,
+        "moments": { "bf16": recomputation.moment_share.is_some(), "share_of_forward": recomputation.moment_share.unwrap_or(0.0) },
         "published_bytes": accounting::of(compiled, &recipe.mutation(), recipe.epochs, recipe.epochs).published_peak,
         "budget_bytes": recipe.memory.and_then(|memory| memory.total).map(|total| total.0),
         "layers": layers.collect::<Vec<_>>(),
@@ -170,6 +171,12 @@ pub(crate) fn print(compiled: &Compiled, output: &mut Output) -> Result<(), Fail
 /// What backward computes again, and what that costs.
 fn print_recomputation(compiled: &Compiled, output: &mut Output) -> Result<(), Failure> {
     let recomputation = &compiled.recomputation;
+    if let Some(share) = recomputation.moment_share {
+        let percent = share * 100.0;
+        output.text(&format!(
+            "\nThe optimiser's state is stored as bf16, rounded stochastically, at about {percent:.0} % of the forward pass.\n"
+        ))?;
+    }
     if recomputation.micro_batches > 1 {
         let (parts, percent) = (recomputation.micro_batches, recomputation.micro_batch_share() * 100.0);
         output.text(&format!(

@@ -47,6 +47,10 @@ fn usage_is_checked_before_anything_runs() {
         (&["train", "--isa", "neon"], &["neon"]),
         (&["train", "--engine", "interp", "-o", "x"], &["interp", "jit"]),
         (&["plan", "absent.onnx"], &["absent.onnx"]),
+        (
+            &["plan", "mlp.onnx", "--allow", "bf16-moment"],
+            &["bf16-moment", "did you mean `bf16-momentum`", "bf16, bf16-momentum, split-bn"],
+        ),
         (&["plan", "mlp.onnx", "--batch", "100000"], &["100000"]),
         (&["compile", "mlp.onnx"], &["-o"]),
         (&["compile", "mlp.onnx", "--emit", "clif", "--after", "import"], &["--after"]),

@@ -46,6 +46,8 @@ choice! {
     pub enum Allowance ("allowance") {
         /// Activations may be rounded to bf16 while they wait for the backward pass.
         Bf16 = "bf16",
+        /// The optimiser's state may be stored as bf16, rounded stochastically.
+        Bf16Momentum = "bf16-momentum",
         /// A batch may be computed in parts, each with batch statistics of its own.
         SplitBn = "split-bn",
     }
