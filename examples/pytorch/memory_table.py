@@ -159,7 +159,7 @@ def states(args, folder):
     allowances = ["bf16", "bf16-momentum", "bf16,bf16-momentum"]
     names = ["network", "batch", "as it comes", "the smallest", *(f"with --allow {names}" for names in allowances)]
     print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|")
-    networks = [("resnet20", [], 32, MIB // 4), ("dscnn", [], 16, MIB // 16), ("mlp", ["--input", "1x28x28"], 16, 4096)]
+    networks = [("resnet20", [], 32, MIB // 16), ("dscnn", [], 16, MIB // 16), ("mlp", ["--input", "1x28x28"], 16, 4096)]
     for name, flags, batch, step in networks:
         model = folder / f"{name}.onnx"
         output([args.mestc, "zoo", name, *flags, "-o", model])
