@@ -25,6 +25,8 @@ pub(super) struct Run {
     pub(super) accuracy: f64,
     /// Of training and evaluation.
     pub(super) seconds: f64,
+    /// Of all threads in training, where the system says: what other programs on the machine don't change.
+    pub(super) processor_seconds: Option<f64>,
     /// Of training, mean over the epochs.
     pub(super) images_per_s: f64,
     pub(super) peak_rss: Option<u64>,
@@ -36,6 +38,7 @@ impl Run {
     pub(super) fn new(cell: &Cell, metrics: &Value, memory: Accounting) -> Option<Self> {
         let epochs = metrics["epochs"].as_array()?;
         let speeds: Vec<f64> = epochs.iter().filter_map(|epoch| epoch["images_per_s"].as_f64()).collect();
+        let processor_seconds = epochs.iter().map(|epoch| epoch["train_processor_s"].as_f64()).sum();
         let density = if cell.recipe.policy.0.name() == "dense" {
             1.0
         } else {
@@ -48,6 +51,7 @@ impl Run {
             epochs: epochs.len(),
             accuracy: metrics["test_accuracy"].as_f64()?,
             seconds: metrics["wall_s"].as_f64()?,
+            processor_seconds,
             images_per_s: Spread::of(speeds).mean,
             peak_rss: metrics["peak_rss_bytes"].as_u64(),
             memory,
@@ -86,6 +90,8 @@ pub(super) struct Group {
     pub(super) sparsity: f64,
     pub(super) accuracy: Spread,
     pub(super) seconds: Spread,
+    /// `None` where a run does not know it.
+    pub(super) processor_seconds: Option<Spread>,
     pub(super) images_per_s: Spread,
     /// The same for every seed.
     pub(super) memory: Accounting,
@@ -96,7 +102,7 @@ impl Group {
         let spread = |spread: Spread| json!({ "mean": spread.mean, "deviation": spread.deviation });
         json!({
             "values": self.values, "runs": self.runs, "sparsity": self.sparsity, "test_accuracy": spread(self.accuracy),
-            "wall_s": spread(self.seconds), "images_per_s": spread(self.images_per_s), "memory": self.memory,
+            "wall_s": spread(self.seconds), "train_processor_s": self.processor_seconds.map(spread), "images_per_s": spread(self.images_per_s), "memory": self.memory,
         })
     }
 }
@@ -120,6 +126,7 @@ pub(super) fn groups(runs: &[Run]) -> Vec<Group> {
             sparsity: of(|run| run.sparsity).mean,
             accuracy: of(|run| run.accuracy),
             seconds: of(|run| run.seconds),
+            processor_seconds: runs.iter().map(|run| run.processor_seconds).collect::<Option<_>>().map(Spread::of),
             images_per_s: of(|run| run.images_per_s),
             memory: runs[0].memory.clone(),
         }
@@ -141,8 +148,17 @@ fn by_stage(memory: &Accounting, of: fn(&StageMemory) -> usize) -> String {
 }
 
 /// Columns of a comparison behind the grid's keys.
-const COLUMNS: [&str; 8] =
-    ["runs", "accuracy %", "time s", "images/s", "published peak MB", "published by stage MB", "planned peak MB", "planned by stage MB"];
+const COLUMNS: [&str; 9] = [
+    "runs",
+    "accuracy %",
+    "time s",
+    "training, processor s",
+    "images/s",
+    "published peak MB",
+    "published by stage MB",
+    "planned peak MB",
+    "planned by stage MB",
+];
 
 fn cells(group: &Group, keys: &[String]) -> Vec<String> {
     let mut cells: Vec<String> = shown(keys).map(|key| group.values.get(key).cloned().unwrap_or_else(|| "-".to_owned())).collect();
@@ -150,6 +166,7 @@ fn cells(group: &Group, keys: &[String]) -> Vec<String> {
         group.runs.to_string(),
         group.accuracy.show(100.0, 2),
         group.seconds.show(1.0, 1),
+        group.processor_seconds.map_or_else(|| "-".to_owned(), |seconds| seconds.show(1.0, 1)),
         group.images_per_s.show(1.0, 0),
         megabytes(group.memory.published_peak),
         by_stage(&group.memory, |stage| stage.published),
@@ -184,16 +201,18 @@ pub(super) fn markdown(groups: &[Group], keys: &[String]) -> String {
 /// A line a run.
 pub(super) fn csv(runs: &[Run], keys: &[String]) -> String {
     let quoted = |text: &str| if text.contains(',') { format!("\"{text}\"") } else { text.to_owned() };
-    let measured = "epochs,final_sparsity,test_accuracy,wall_s,images_per_s,planned_bytes,published_peak_bytes,peak_rss_bytes";
+    let measured =
+        "epochs,final_sparsity,test_accuracy,wall_s,train_processor_s,images_per_s,planned_bytes,published_peak_bytes,peak_rss_bytes";
     let mut text = format!("run,{},{measured}\n", keys.join(","));
     for run in runs {
         let values: Vec<String> = keys.iter().map(|key| quoted(run.values.get(key).map_or("", String::as_str))).collect();
         let memory = &run.memory;
         let rss = run.peak_rss.map_or_else(String::new, |bytes| bytes.to_string());
+        let processor_seconds = run.processor_seconds.map_or_else(String::new, |seconds| seconds.to_string());
         // Writing to a string doesn't fail.
         let _ = writeln!(
             text,
-            "{},{},{},{:.6},{},{},{},{},{},{rss}",
+            "{},{},{},{:.6},{},{},{processor_seconds},{},{},{},{rss}",
             quoted(&run.name),
             values.join(","),
             run.epochs,
@@ -220,7 +239,8 @@ pub(super) mod tests {
         let stage = |live| StageMemory { live, published: 10 * live, in_use: 50 * live };
         let memory = Accounting { stages: vec![stage(200_000), stage(100_000)], published_peak: 2_000_000, planned: 10_000_000 };
         let name = format!("{policy}-{sparsity}-{seed}");
-        Run { name, values, sparsity, epochs: 4, accuracy, seconds: 2.0 + seed as f64, images_per_s: 100.0, peak_rss: None, memory }
+        let (seconds, processor_seconds) = (2.0 + seed as f64, (seed == 0).then_some(1.5));
+        Run { name, values, sparsity, epochs: 4, accuracy, seconds, processor_seconds, images_per_s: 100.0, peak_rss: None, memory }
     }
 
     #[test]
@@ -234,12 +254,12 @@ pub(super) mod tests {
         let keys = ["policy", "sparsity", "seed"].map(str::to_owned);
         let markdown = markdown(&groups, &keys);
         assert!(
-            markdown.contains("| set | 0.9 | 2 | 55.00 ± 7.07 | 2.5 ± 0.7 | 100 ± 0 | 2.00 | 2.00 / 1.00 | 10.00 | 10.00 / 5.00 |"),
+            markdown.contains("| set | 0.9 | 2 | 55.00 ± 7.07 | 2.5 ± 0.7 | - | 100 ± 0 | 2.00 | 2.00 / 1.00 | 10.00 | 10.00 / 5.00 |"),
             "{markdown}"
         );
-        assert!(markdown.contains("| dense | - | 1 | 90.00 | 2.0 | 100 |"), "{markdown}");
+        assert!(markdown.contains("| dense | - | 1 | 90.00 | 2.0 | 1.5 | 100 |"), "{markdown}");
         let csv = csv(&runs, &keys);
-        assert!(csv.contains("\nset-0.95-0,set,0.95,0,4,0.950000,0.4,2,100,10000000,2000000,\n"), "{csv}");
+        assert!(csv.contains("\nset-0.95-0,set,0.95,0,4,0.950000,0.4,2,1.5,100,10000000,2000000,\n"), "{csv}");
         let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
         assert!(columns.iter().all(|&count| count == columns[0]), "{csv}");
     }
