@@ -108,7 +108,8 @@ pub fn planned_bytes(program: &Program) -> usize {
 }
 
 /// Compiles `imported` for `recipe`: what takes least time among what stays within the recipe's `memory`. Activations that do not fit are
-/// computed again in the backward pass, or kept narrow where `allow` says so, as it may say of the optimiser's state. The same recipe gives the same program on any machine.
+/// computed again in the backward pass, or kept narrow where `allow` says so, as it may say of the optimiser's state. The same recipe gives the same
+/// program on any machine.
 ///
 /// # Errors
 /// What the compiler refuses; nothing fits `memory`, with changes to the recipe that would, each compiled to know; `assert-peak` is
