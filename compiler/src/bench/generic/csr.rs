@@ -1,10 +1,10 @@
 //! Weights as compressed sparse rows, and the convolutions and linear layers that walk them.
 //!
 //! A row is an output channel, an entry an input channel and a kernel position. A convolution visits the entries of a row and adds scaled
-//! rows of the input to rows of the output; backward, it adds scaled rows of the output's gradient to the input's and takes dot products
+//! planes of the padded input to a plane of the output; backward, it adds scaled planes of the output's gradient to the input's and takes dot products
 //! for the weights, of live weights alone. A linear layer does so over columns of examples. No shape is known beforehand.
 
-use super::loops::{Part, Sums, Threads, add_products, add_scaled, multiply_add, sum_partials};
+use super::loops::{Part, Threads, add_scaled, dot, sum_partials};
 use crate::op::Convolution;
 use mest_runtime::sparse::Units;
 
@@ -61,87 +61,144 @@ impl Csr {
     }
 }
 
-/// The rows of an output plane that one kernel position contributes to, and the rows of the input plane that it reads for them.
-#[derive(Clone, Copy, Debug)]
-struct Rows {
-    count: usize,
-    x: usize,
-    x_pitch: usize,
-    y: usize,
-    y_pitch: usize,
-    len: usize,
-}
-
-/// Where a convolution's rows lie.
+/// Where a convolution's elements lie once its planes are padded.
+///
+/// An example's input is copied into planes with their padding, one for each phase of the strides. What a weight reads is then one run of such a plane,
+/// the rows of an output plane of the same pitch one after the other; what lies between two of them is computed, too, and left out.
 #[derive(Clone, Debug)]
 pub(super) struct Geometry {
-    x_plane: usize,
-    y_plane: usize,
-    stride: usize,
-    taps: Vec<Rows>,
+    /// Rows and columns of the input.
+    x: [usize; 2],
+    /// Rows and columns of the output.
+    y: [usize; 2],
+    strides: [usize; 2],
+    before: [usize; 2],
+    /// Rows and columns of a padded plane.
+    padded: [usize; 2],
+    /// Where the run of each kernel position begins in the planes of a channel.
+    taps: Vec<usize>,
 }
 
 impl Geometry {
     /// For x `[C, H, W]`, a kernel of `kernel`, and y `[O, H', W']`.
     pub(super) fn new(op: &Convolution, x: &[usize], kernel: [usize; 2], y: &[usize]) -> Self {
-        let [vertical, horizontal] = op.axes([x[1], x[2]], kernel);
-        let rows = |tap: usize| {
-            let (ky, kx) = (tap / kernel[1], tap % kernel[1]);
-            let (rows, columns) = (vertical.span(ky, y[1]), horizontal.span(kx, y[2]));
-            if rows.is_empty() || columns.is_empty() {
-                return Rows { count: 0, x: 0, x_pitch: 0, y: 0, y_pitch: 0, len: 0 };
-            }
-            let first = vertical.position(rows.start, ky) * x[2] + horizontal.position(columns.start, kx);
-            let y_first = rows.start * y[2] + columns.start;
-            // Whole rows of one pitch follow each other: they are one row.
-            if op.strides == [1, 1] && columns.len() == x[2] && x[2] == y[2] {
-                return Rows { count: 1, x: first, x_pitch: 0, y: y_first, y_pitch: 0, len: rows.len() * y[2] };
-            }
-            Rows { count: rows.len(), x: first, x_pitch: op.strides[0] * x[2], y: y_first, y_pitch: y[2], len: columns.len() }
+        let axes = op.axes([x[1], x[2]], kernel);
+        let y = [y[1], y[2]];
+        let padded = [0, 1].map(|i| ((y[i] - 1) * axes[i].stride + axes[i].reach()).div_ceil(axes[i].stride));
+        let strides = axes.map(|axis| axis.stride);
+        let tap = |tap: usize| {
+            let at = [tap / kernel[1] * axes[0].dilation, tap % kernel[1] * axes[1].dilation];
+            let phase = at[0] % strides[0] * strides[1] + at[1] % strides[1];
+            (phase * padded[0] + at[0] / strides[0]) * padded[1] + at[1] / strides[1]
         };
-        let taps = (0..kernel[0] * kernel[1]).map(rows).collect();
-        Geometry { x_plane: x[1] * x[2], y_plane: y[1] * y[2], stride: op.strides[1], taps }
+        let taps = (0..kernel[0] * kernel[1]).map(tap).collect();
+        Geometry { x: [x[1], x[2]], y, strides, before: axes.map(|axis| axis.before), padded, taps }
     }
-}
 
-/// Elements of a row of the input that `len` outputs read.
-#[inline(always)]
-fn reach(len: usize, stride: usize) -> usize {
-    (len - 1) * stride + 1
+    fn x_plane(&self) -> usize {
+        self.x[0] * self.x[1]
+    }
+
+    fn y_plane(&self) -> usize {
+        self.y[0] * self.y[1]
+    }
+
+    /// Elements of all padded planes of a channel.
+    fn planes(&self) -> usize {
+        self.strides[0] * self.strides[1] * self.padded[0] * self.padded[1]
+    }
+
+    /// Elements of an output plane, from the first to the last, at the pitch of the padded planes.
+    fn run(&self) -> usize {
+        (self.y[0] - 1) * self.padded[1] + self.y[1]
+    }
+
+    /// Calls `f(place of a row of x, place of its first element in the padded planes, elements, step in the row)` for what is read of each row and
+    /// phase of an input plane.
+    #[inline(always)]
+    fn each_row(&self, mut f: impl FnMut(usize, usize, usize, usize)) {
+        let [vertical, horizontal] = self.strides;
+        for row in 0..self.x[0] {
+            let down = row + self.before[0];
+            let to_row = down / vertical;
+            if to_row >= self.padded[0] {
+                break;
+            }
+            for phase in 0..horizontal {
+                // The first column of the phase, and where it goes.
+                let first = (phase + horizontal - self.before[1] % horizontal) % horizontal;
+                let to = (first + self.before[1]) / horizontal;
+                let len = self.x[1].saturating_sub(first).div_ceil(horizontal).min(self.padded[1].saturating_sub(to));
+                let plane = down % vertical * horizontal + phase;
+                f(row * self.x[1] + first, (plane * self.padded[0] + to_row) * self.padded[1] + to, len, horizontal);
+            }
+        }
+    }
+
+    /// Copies the planes of an input into padded ones, whose padding is left as it is.
+    #[inline(always)]
+    fn pad(&self, x: &[f32], padded: &mut [f32]) {
+        for (x, padded) in x.chunks_exact(self.x_plane()).zip(padded.chunks_exact_mut(self.planes())) {
+            self.each_row(
+                #[inline(always)]
+                |from, to, len, step| match step {
+                    1 => padded[to..to + len].copy_from_slice(&x[from..from + len]),
+                    _ => padded[to..to + len].iter_mut().zip(x[from..].iter().step_by(step)).for_each(|(to, from)| *to = *from),
+                },
+            );
+        }
+    }
+
+    /// Copies padded planes back; elements that no weight reads are zero.
+    #[inline(always)]
+    fn crop(&self, padded: &[f32], x: &mut [f32]) {
+        x.fill(0.0);
+        for (x, padded) in x.chunks_exact_mut(self.x_plane()).zip(padded.chunks_exact(self.planes())) {
+            self.each_row(
+                #[inline(always)]
+                |to, from, len, step| match step {
+                    1 => x[to..to + len].copy_from_slice(&padded[from..from + len]),
+                    _ => x[to..].iter_mut().step_by(step).zip(&padded[from..from + len]).for_each(|(to, from)| *to = *from),
+                },
+            );
+        }
+    }
 }
 
 /// y = w * x + bias over a batch.
 pub(super) fn convolve(threads: &Threads, csr: &Csr, g: &Geometry, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-    let batch = y.len() / (csr.outputs * g.y_plane);
+    let batch = y.len() / (csr.outputs * g.y_plane());
     let (x_example, fused) = (x.len() / batch, threads.fused());
+    let (padded_len, run) = (x_example / g.x_plane() * g.planes(), g.run());
     threads.each(
         batch,
         [y],
         &mut [],
         #[inline(always)]
-        |Part { items, outputs: [y], .. }| {
-            for (example, y) in items.zip(y.chunks_exact_mut(csr.outputs * g.y_plane)) {
-                let x = &x[example * x_example..][..x_example];
-                for (output, y) in y.chunks_exact_mut(g.y_plane).enumerate() {
-                    y.fill(bias.map_or(0.0, |bias| bias[output]));
+        |Part { items, outputs: [y], scratch, .. }| {
+            let (padded, sums) = zeroed(scratch, padded_len + run).split_at_mut(padded_len);
+            for (example, y) in items.zip(y.chunks_exact_mut(csr.outputs * g.y_plane())) {
+                g.pad(&x[example * x_example..][..x_example], padded);
+                for (output, y) in y.chunks_exact_mut(g.y_plane()).enumerate() {
+                    sums.fill(bias.map_or(0.0, |bias| bias[output]));
                     for (entry, channel, tap) in csr.row(output) {
-                        let (x, rows) = (&x[channel * g.x_plane..][..g.x_plane], g.taps[tap]);
-                        for i in 0..rows.count {
-                            let y = &mut y[rows.y + i * rows.y_pitch..][..rows.len];
-                            let x = &x[rows.x + i * rows.x_pitch..][..reach(rows.len, g.stride)];
-                            if g.stride == 1 {
-                                add_scaled(fused, y, w[entry], x);
-                            } else {
-                                for (y, &x) in y.iter_mut().zip(x.iter().step_by(g.stride)) {
-                                    *y = multiply_add(fused, w[entry], x, *y);
-                                }
-                            }
-                        }
+                        add_scaled(fused, sums, w[entry], &padded[channel * g.planes() + g.taps[tap]..][..run]);
+                    }
+                    for (y, sums) in y.chunks_exact_mut(g.y[1]).zip(sums.chunks(g.padded[1])) {
+                        y.copy_from_slice(&sums[..g.y[1]]);
                     }
                 }
             }
         },
     );
+}
+
+/// `len` zeros of a worker's own memory.
+#[inline(always)]
+fn zeroed(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    scratch.clear();
+    scratch.resize(len, 0.0);
+    scratch
 }
 
 /// dw of the live entries, and dx unless nobody needs it. `partials` has a dw for each thread.
@@ -154,70 +211,43 @@ pub(super) fn convolve_backward(
     dw: &mut [f32],
     partials: &mut [f32],
 ) {
-    let batch = dy.len() / (csr.outputs * g.y_plane);
-    let (x_example, y_example, fused) = (x.len() / batch, csr.outputs * g.y_plane, threads.fused());
+    let batch = dy.len() / (csr.outputs * g.y_plane());
+    let (x_example, y_example, fused) = (x.len() / batch, csr.outputs * g.y_plane(), threads.fused());
+    let (padded_len, run) = (x_example / g.x_plane() * g.planes(), g.run());
     let both = dx.is_some();
     threads.each(
         batch,
         [dx.unwrap_or_default()],
         partials,
         #[inline(always)]
-        |Part { items, outputs: [dx], partial, .. }| {
+        |Part { items, outputs: [dx], partial, scratch }| {
             partial.fill(0.0);
-            dx.fill(0.0);
+            let (padded, rest) = zeroed(scratch, 2 * padded_len + run).split_at_mut(padded_len);
+            let (padded_dx, gradient) = rest.split_at_mut(padded_len);
             let first = items.start;
             for example in items {
-                let (x, dy) = (&x[example * x_example..][..x_example], &dy[example * y_example..][..y_example]);
-                let dx = if both { &mut dx[(example - first) * x_example..][..x_example] } else { &mut [] };
-                for (output, dy) in dy.chunks_exact(g.y_plane).enumerate() {
+                g.pad(&x[example * x_example..][..x_example], padded);
+                padded_dx.fill(0.0);
+                for (output, dy) in dy[example * y_example..][..y_example].chunks_exact(g.y_plane()).enumerate() {
+                    // What lies between two rows stays zero.
+                    for (to, dy) in gradient.chunks_mut(g.padded[1]).zip(dy.chunks_exact(g.y[1])) {
+                        to[..g.y[1]].copy_from_slice(dy);
+                    }
                     for (entry, channel, tap) in csr.row(output) {
-                        let plane = channel * g.x_plane..(channel + 1) * g.x_plane;
-                        partial[entry] += products(fused, g, tap, &x[plane.clone()], dy);
+                        let place = channel * g.planes() + g.taps[tap];
+                        partial[entry] += dot(fused, &padded[place..][..run], gradient);
                         if both {
-                            spread(fused, g, tap, &mut dx[plane], w[entry], dy);
+                            add_scaled(fused, &mut padded_dx[place..][..run], w[entry], gradient);
                         }
                     }
+                }
+                if both {
+                    g.crop(padded_dx, &mut dx[(example - first) * x_example..][..x_example]);
                 }
             }
         },
     );
     sum_partials(partials, dw);
-}
-
-/// The gradient of one weight from one example.
-#[inline(always)]
-fn products(fused: bool, g: &Geometry, tap: usize, x: &[f32], dy: &[f32]) -> f32 {
-    let rows = g.taps[tap];
-    let mut sums: Sums = Default::default();
-    for i in 0..rows.count {
-        let dy = &dy[rows.y + i * rows.y_pitch..][..rows.len];
-        let x = &x[rows.x + i * rows.x_pitch..][..reach(rows.len, g.stride)];
-        if g.stride == 1 {
-            add_products(fused, &mut sums, x, dy);
-        } else {
-            for (&x, &dy) in x.iter().step_by(g.stride).zip(dy) {
-                sums[0] = multiply_add(fused, x, dy, sums[0]);
-            }
-        }
-    }
-    sums.iter().sum()
-}
-
-/// What one weight passes back to the input's gradient.
-#[inline(always)]
-fn spread(fused: bool, g: &Geometry, tap: usize, dx: &mut [f32], weight: f32, dy: &[f32]) {
-    let rows = g.taps[tap];
-    for i in 0..rows.count {
-        let dy = &dy[rows.y + i * rows.y_pitch..][..rows.len];
-        let dx = &mut dx[rows.x + i * rows.x_pitch..][..reach(rows.len, g.stride)];
-        if g.stride == 1 {
-            add_scaled(fused, dx, weight, dy);
-        } else {
-            for (dx, &dy) in dx.iter_mut().step_by(g.stride).zip(dy) {
-                *dx = multiply_add(fused, weight, dy, *dx);
-            }
-        }
-    }
 }
 
 /// Rows of features as columns: `to[feature][row]`.
@@ -289,9 +319,7 @@ pub(super) fn linear_backward(
             results.fill(0.0);
             for (output, dy) in gradients.chunks_exact(rows).enumerate() {
                 for (entry, input, _) in csr.row(output) {
-                    let mut sums: Sums = Default::default();
-                    add_products(fused, &mut sums, &columns[input * rows..][..rows], dy);
-                    partial[entry] = sums.iter().sum();
+                    partial[entry] = dot(fused, &columns[input * rows..][..rows], dy);
                     if both {
                         add_scaled(fused, &mut results[input * rows..][..rows], w[entry], dy);
                     }

@@ -1,6 +1,6 @@
 //! Batch normalization, pooling, softmax and losses over NCHW.
 
-use super::loops::{Part, Threads, sum_of};
+use super::loops::{Part, Threads, sum_of, sum_of_pairs};
 use crate::op::spatial::Axis;
 
 /// Elements of a channel's plane in `[N, C, ..]`, for `channels` channels.
@@ -83,18 +83,14 @@ pub(super) fn normalize_sums(threads: &Threads, batch: usize, epsilon: f64, inpu
         |Part { items, outputs: [dscales, dshifts], .. }| {
             for ((channel, dscale), dshift) in items.zip(dscales).zip(dshifts) {
                 let center = mean[channel];
-                let (mut products, mut sum) = ([0.0f32; 8], 0.0);
+                let (mut products, mut sum) = (0.0, 0.0);
                 for example in 0..batch {
                     let start = (example * channels + channel) * plane;
                     let (dy, x) = (&dy[start..][..plane], &x[start..][..plane]);
                     sum += sum_of(dy, |dy| dy);
-                    for (dy, x) in dy.chunks(8).zip(x.chunks(8)) {
-                        for ((sum, dy), x) in products.iter_mut().zip(dy).zip(x) {
-                            *sum += dy * (x - center);
-                        }
-                    }
+                    products += sum_of_pairs(dy, x, |dy, x, sum| dy * (x - center) + sum);
                 }
-                *dscale = products.iter().sum::<f32>() / (variance[channel] + epsilon as f32).sqrt();
+                *dscale = products / (variance[channel] + epsilon as f32).sqrt();
                 *dshift = sum;
             }
         },

@@ -7,60 +7,65 @@ use mest_runtime::team::{Team, Worker};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// Partial sums that hide the latency of additions and fill a vector.
-const WIDTH: usize = 8;
-
-/// Partial sums of a long sum.
-pub(super) type Sums = [f32; WIDTH];
-
-/// `a * b + c`, rounded once where the machine fuses: elsewhere a fused operation would be a call.
-#[inline(always)]
-pub(super) fn multiply_add(fused: bool, a: f32, b: f32, c: f32) -> f32 {
-    if fused { a.mul_add(b, c) } else { a * b + c }
-}
+/// Partial sums of a long sum: they fill vectors and hide the latency of additions.
+const SUMS: usize = 32;
 
 /// y += a x
 #[inline(always)]
 pub(super) fn add_scaled(fused: bool, y: &mut [f32], a: f32, x: &[f32]) {
-    let ((ys, y), (xs, x)) = (y.as_chunks_mut::<WIDTH>(), x.as_chunks::<WIDTH>());
-    for (y, x) in ys.iter_mut().zip(xs) {
-        for i in 0..WIDTH {
-            y[i] = multiply_add(fused, a, x[i], y[i]);
-        }
-    }
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y = multiply_add(fused, a, x, *y);
+    // A loop for each: LLVM vectorises neither where the choice is inside.
+    if fused {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = a.mul_add(x, *y));
+    } else {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y += a * x);
     }
 }
 
-/// Adds the products of `a` and `b` to partial sums.
+/// The sum of the products of `a` and `b`.
 #[inline(always)]
-pub(super) fn add_products(fused: bool, sums: &mut Sums, a: &[f32], b: &[f32]) {
-    let ((wide_a, a), (wide_b, b)) = (a.as_chunks::<WIDTH>(), b.as_chunks::<WIDTH>());
+pub(super) fn dot(fused: bool, a: &[f32], b: &[f32]) -> f32 {
+    if fused {
+        sum_of_pairs(
+            a,
+            b,
+            #[inline(always)]
+            |a, b, sum| a.mul_add(b, sum),
+        )
+    } else {
+        sum_of_pairs(
+            a,
+            b,
+            #[inline(always)]
+            |a, b, sum| a * b + sum,
+        )
+    }
+}
+
+/// A sum over pairs of elements of `a` and `b`, to which `f(a, b, sum)` adds one.
+#[inline(always)]
+pub(super) fn sum_of_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    let mut sums = [0.0; SUMS];
+    let ((wide_a, a), (wide_b, b)) = (a.as_chunks::<SUMS>(), b.as_chunks::<SUMS>());
     for (a, b) in wide_a.iter().zip(wide_b) {
-        for i in 0..WIDTH {
-            sums[i] = multiply_add(fused, a[i], b[i], sums[i]);
+        for i in 0..SUMS {
+            sums[i] = f(a[i], b[i], sums[i]);
         }
     }
-    for (i, (&a, &b)) in a.iter().zip(b).enumerate() {
-        sums[i] = multiply_add(fused, a, b, sums[i]);
-    }
+    let rest = a.iter().zip(b).fold(0.0, |sum, (&a, &b)| f(a, b, sum));
+    rest + sums.iter().sum::<f32>()
 }
 
 /// The sum of `f` over `x`.
 #[inline(always)]
 pub(super) fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut sums = [0.0; WIDTH];
-    let (wide, rest) = x.as_chunks::<WIDTH>();
+    let mut sums = [0.0; SUMS];
+    let (wide, rest) = x.as_chunks::<SUMS>();
     for x in wide {
-        for i in 0..WIDTH {
+        for i in 0..SUMS {
             sums[i] += f(x[i]);
         }
     }
-    for (sum, &x) in sums.iter_mut().zip(rest) {
-        *sum += f(x);
-    }
-    sums.iter().sum()
+    rest.iter().fold(0.0, |sum, &x| sum + f(x)) + sums.iter().sum::<f32>()
 }
 
 /// y = f(x)
