@@ -4,7 +4,7 @@ use super::ZooOptions;
 use super::builder::{Attribute, Fill, ModelBuilder};
 
 /// A convolution without bias, drawn as He et al. do for ReLU, by fan-out.
-struct Conv {
+pub(super) struct Conv {
     outputs: usize,
     inputs: usize,
     kernel: [usize; 2],
@@ -14,7 +14,7 @@ struct Conv {
 }
 
 impl Conv {
-    fn square(inputs: usize, outputs: usize, kernel: usize, stride: usize) -> Self {
+    pub(super) fn square(inputs: usize, outputs: usize, kernel: usize, stride: usize) -> Self {
         Conv { outputs, inputs, kernel: [kernel; 2], stride, pads: [kernel / 2; 4], groups: 1 }
     }
 
@@ -22,7 +22,7 @@ impl Conv {
         Conv { groups: channels, ..Conv::square(channels, channels, 3, stride) }
     }
 
-    fn add(&self, model: &mut ModelBuilder, name: &str, x: &str) -> String {
+    pub(super) fn add(&self, model: &mut ModelBuilder, name: &str, x: &str) -> String {
         let [rows, columns] = self.kernel;
         let deviation = (2.0 / (self.outputs * rows * columns) as f64).sqrt();
         let dims = [self.outputs, self.inputs / self.groups, rows, columns];
@@ -50,14 +50,14 @@ fn relu(model: &mut ModelBuilder, name: &str, x: &str) -> String {
     model.node("Relu", name, &[x], &[])
 }
 
-fn linear(model: &mut ModelBuilder, name: &str, [inputs, outputs]: [usize; 2], deviation: f64, [x, y]: [&str; 2]) -> String {
+pub(super) fn linear(model: &mut ModelBuilder, name: &str, [inputs, outputs]: [usize; 2], deviation: f64, [x, y]: [&str; 2]) -> String {
     let weight = model.parameter(&format!("{name}.weight"), &[outputs, inputs], Fill::Normal(deviation));
     let bias = model.parameter(&format!("{name}.bias"), &[outputs], Fill::Constant(0.0));
     model.node("Gemm", y, &[x, &weight, &bias], &[("transB", Attribute::Int(1))])
 }
 
 /// Global average, then the classifier.
-fn head(mut model: ModelBuilder, channels: usize, classes: usize, x: &str) -> ModelBuilder {
+pub(super) fn head(mut model: ModelBuilder, channels: usize, classes: usize, x: &str) -> ModelBuilder {
     let pooled = model.node("GlobalAveragePool", "pool.output", &[x], &[]);
     let flat = model.node("Flatten", "flatten.output", &[&pooled], &[("axis", Attribute::Int(1))]);
     linear(&mut model, "linear", [channels, classes], 0.01, [&flat, "output"]);

@@ -4,6 +4,7 @@
 
 mod architectures;
 pub(crate) mod builder;
+pub mod layer;
 mod vision_transformer;
 
 use architectures::{ds_cnn, mlp, mobilenet_v2, resnet};
