@@ -218,7 +218,8 @@ impl MutationConfig {
         };
         let inside: Vec<Span> = stages.iter().copied().filter(|&span| share(span) > 0.0 && share(span) < 1.0).collect();
         if inside.len() < stages.len() {
-            return error("each stage begins after the run's beginning and before its end", &inside);
+            let nearest = if inside.is_empty() { &DEFAULT_STAGES[..] } else { &inside };
+            return error("each stage begins after the run's beginning and before its end", nearest);
         }
         if !stages.is_sorted_by(|&a, &b| share(a) < share(b)) {
             let mut sorted = inside;

@@ -382,6 +382,7 @@ mod tests {
             (&[("milestones", "3")], "milestones = 3ep:", "leaving milestones out"),
             (&[("lr-schedule", "step"), ("milestones", "90,80")], "milestones = 90ep,80ep:", "ascending"),
             (&[("stages", "90,160")], "stages = 90ep,160ep:", "90ep"),
+            (&[("stages", "160,200")], "stages = 160ep,200ep:", "0.5625,0.75"),
             (&[("stages", "90,120"), ("grow-to", "0.2,0.1")], "grow-to = 0.2,0.1: 2 densities", "0.2,0.1,0.1"),
             (&[("grow-to", "0.2,0.15,0.12")], "grow-to = 0.2,0.15,0.12:", "0.2,0.15,0.1"),
             (&[("grow-to", "0.05,0.2,0.1")], "grow-to = 0.05,0.2,0.1:", "0.1,0.2,0.1"),
