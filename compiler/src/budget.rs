@@ -121,6 +121,9 @@ pub fn compile(imported: &Imported, recipe: &Recipe, data: Option<&Dataset>) -> 
     {
         return Err(BudgetError::Machine { key, memory, machine });
     }
+    if recipe.autotune {
+        return Err(CompileError::Autotune.into());
+    }
     let settings = settings::of_recipe(recipe, data);
     let prepared = Prepared::new(imported, &settings)?;
     let mut compiled = prepared.compile(Levers::default())?;

@@ -8,6 +8,7 @@ pub mod accounting;
 pub mod bench;
 pub mod budget;
 pub mod build;
+mod caches;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod describe;

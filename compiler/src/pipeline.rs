@@ -122,6 +122,12 @@ pub enum CompileError {
     /// A batch without examples, or beyond what offsets can address.
     #[error("batch {0}: a step needs at least 1 and at most 65536 examples")]
     Batch(usize),
+    /// A recipe that leaves nests to be timed, where nothing is.
+    #[error(
+        "autotune times candidates, which mestc does before it trains or compiles: `mestc plan MODEL --autotune --explain` says what is chosen; write that as \
+         layers.\"NAME\".channel-blocks, and leave autotune out"
+    )]
+    Autotune,
     /// The loss does not fit the model.
     #[error(transparent)]
     Loss(#[from] LossError),

@@ -27,12 +27,13 @@ pub fn of_recipe(recipe: &Recipe, data: Option<&Dataset>) -> Settings {
         recipe::Loss::Mse => Loss::MeanSquaredError,
     };
     let frozen = recipe.layers.iter().filter(|(_, layer)| layer.frozen == Some(true)).map(|(name, _)| name.clone());
-    let layers = recipe
-        .layers
-        .iter()
-        .filter(|(_, layer)| layer.density.is_some() || layer.scheme.is_some() || layer.dense.is_some())
-        .map(|(name, layer)| (name.clone(), LayerRequest { density: layer.density, scheme: layer.scheme, dense: layer.dense }));
     let dense = recipe.policy.0.name() == "dense";
+    let asked = recipe.layers.iter().map(|(name, layer)| {
+        let cut = LayerRequest { channel_blocks: layer.channel_blocks, ..LayerRequest::default() };
+        let sparsity = LayerRequest { density: layer.density, scheme: layer.scheme, dense: layer.dense, ..cut.clone() };
+        (name.clone(), if dense { cut } else { sparsity })
+    });
+    let layers = asked.filter(|(_, request)| *request != LayerRequest::default()).collect();
     let normalization = data.map(|data| recipe.normalization(data)).or(recipe.normalize.as_ref());
     Settings {
         batch: recipe.batch,
@@ -45,7 +46,7 @@ pub fn of_recipe(recipe: &Recipe, data: Option<&Dataset>) -> Settings {
             scheme: recipe.scheme,
             // A library that isn't one has been refused with the recipe.
             patterns: recipe.patterns().unwrap_or_default(),
-            layers: if dense { BTreeMap::new() } else { layers.collect() },
+            layers,
             masks: BTreeMap::new(),
         },
         keep_gradients: recipe.mutation().reads_gradients(),

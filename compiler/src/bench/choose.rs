@@ -3,7 +3,7 @@
 //! Blocks are computed faster than single weights and cost accuracy, more of both the larger they are. So a layer gets the finest scheme whose passes
 //! are about as fast as those of the fastest, each measured in the training step of the whole model on this machine.
 
-use super::measure::{self, MeasureError, Subject};
+use super::measure::{self, LayerTime, MeasureError, Subject};
 use crate::engine::jit::{Jit, JitError};
 use crate::onnx::Imported;
 use crate::pass::annotate_sparsity::{LayerRequest, LayerSparsity, annotate};
@@ -85,9 +85,12 @@ pub fn schemes(imported: &Imported, recipe: &Recipe, isa: Isa) -> Result<Vec<Cho
         if !fitting.values().any(|scheme| *scheme == candidate) {
             continue;
         }
-        let times = times(imported, &with_schemes(recipe, &fitting), isa)?;
+        let mut ms = BTreeMap::new();
+        for layer in times(imported, &with_schemes(recipe, &fitting), isa)? {
+            *ms.entry(layer.name).or_insert(0.0) += layer.ms;
+        }
         for choice in choices.iter_mut().filter(|choice| fitting[&choice.layer] == candidate) {
-            if let Some(&ms) = times.get(&open[&choice.layer].name) {
+            if let Some(&ms) = ms.get(&open[&choice.layer].name) {
                 choice.measured.push((candidate, ms));
             }
         }
@@ -135,18 +138,14 @@ fn open_layers(imported: &Imported, recipe: &Recipe) -> Result<BTreeMap<String, 
     Ok(open)
 }
 
-/// Milliseconds of both passes over each weight, in a step of `recipe`.
-fn times(imported: &Imported, recipe: &Recipe, isa: Isa) -> Result<BTreeMap<String, f64>, ChooseError> {
+/// The passes over each weight, in training steps of `recipe`.
+pub(super) fn times(imported: &Imported, recipe: &Recipe, isa: Isa) -> Result<Vec<LayerTime>, ChooseError> {
     let Compiled { program, training, sparsity, .. } = pipeline::compile(imported, &settings::of_recipe(recipe, None))?;
     let mut jit = Jit::new(program, isa, settings::threads(recipe))?;
     let subject = Subject::new(recipe, STEPS);
     subject.prepare(&mut jit)?;
     let kernels = subject.kernels(&mut jit);
-    let mut times = BTreeMap::new();
-    for layer in measure::generated_layers(&training, &sparsity, recipe.batch, &kernels) {
-        *times.entry(layer.name).or_insert(0.0) += layer.ms;
-    }
-    Ok(times)
+    Ok(measure::generated_layers(&training, &sparsity, recipe.batch, &kernels))
 }
 
 #[cfg(test)]

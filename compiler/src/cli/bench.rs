@@ -8,6 +8,7 @@ use super::failure::Failure;
 use super::flags::RecipeFlags;
 use super::model;
 use super::output::{Align, Output, Table, bytes};
+use super::settle;
 use crate::bench::generic::Generic;
 use crate::bench::machine::Machine;
 use crate::bench::measure::{self, LayerTime, Measurement, RandomBatch, Subject};
@@ -86,7 +87,9 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     }
     let isa = engine::isa(recipe.isa)?;
     // Whatever is wrong with the model or the recipe is said once, before anything is measured.
-    model::compile(&model::import_for(&args.model, &recipe)?, &recipe, None)?;
+    let imported = model::import_for(&args.model, &recipe)?;
+    model::compile(&imported, &settle::settle(&imported, &recipe, None)?.0, None)?;
+    drop(imported);
     if cfg!(debug_assertions) {
         model::warn("this mestc was built without optimisation: build it with --release before comparing anything");
     }
@@ -119,10 +122,14 @@ fn measure_apart(variant: Variant) -> Result<Measurement, Failure> {
 
 fn measure_one(args: &Args, recipe: &Recipe, variant: Variant) -> Result<Measurement, Failure> {
     match variant {
-        Variant::Sparse => measure_compiled(args, recipe, true),
+        Variant::Sparse => {
+            // What the recipe leaves to timing has been timed, and is remembered.
+            let (settled, _) = settle::settle(&model::import_for(&args.model, recipe)?, recipe, None)?;
+            measure_compiled(args, &settled, true)
+        }
         Variant::Generic => measure_generic(args, recipe),
         Variant::Dense => {
-            let dense = recipe.with([("policy", "dense")]);
+            let dense = recipe.with([("policy", "dense"), ("autotune", "false")]);
             measure_compiled(args, &dense.map_err(|errors| Failure::refused_all("the recipe can't be used:", &errors))?, false)
         }
     }

@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::flags::RecipeFlags;
 use super::output::Output;
-use super::{engine, model, schemes};
+use super::{engine, model, settle};
 use crate::engine::jit::Jit;
 use crate::engine::rust::package::{self, RuntimeSource};
 use crate::engine::rust::{self, EmitOptions};
@@ -86,9 +86,9 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         return Err(Failure::refused("--after shows the graph after a pass: it goes with --emit ir or --emit dot"));
     }
     let imported = model::import_for(&args.model, &recipe)?;
-    let (recipe, choices) = schemes::settle(&imported, &recipe, None)?;
+    let (recipe, measured) = settle::settle(&imported, &recipe, None)?;
     if args.explain {
-        choices.iter().for_each(|choice| model::say(format_args!("{choice}\n")));
+        measured.lines().for_each(|line| model::say(format_args!("{line}\n")));
         // The compiled form may be on standard output.
         model::say(explain(&model::compile(&imported, &recipe, None)?));
     }

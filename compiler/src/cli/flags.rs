@@ -91,6 +91,7 @@ const FLAGS: &[Flag] = &[
     flag("threads", "N", "Threads; results do not depend on it [default: all that the machine has]"),
     flag("isa", "NAME", "Vector instructions: auto, avx512, avx2, neon, portable [default: auto]"),
     flag("engine", "NAME", "What runs the program: jit, interp, rust [default: jit]"),
+    switch("autotune", "Time each layer's channel-blocks on this machine, once, and remember what was fastest"),
 ];
 
 /// What the command line says of the recipe.

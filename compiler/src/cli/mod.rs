@@ -18,7 +18,7 @@ mod ops;
 mod output;
 mod plan;
 mod report;
-mod schemes;
+mod settle;
 mod sweep;
 mod train;
 mod verify;

@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::flags::RecipeFlags;
 use super::output::{Align, Output, Table, bytes, count};
-use super::{model, schemes};
+use super::{model, settle};
 use crate::accounting;
 use crate::budget::planned_bytes;
 use crate::explain::explain;
@@ -37,7 +37,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let recipe = args.recipe.recipe(&Default::default())?;
     let imported = model::import_for(&args.model, &recipe)?;
-    let (recipe, choices) = schemes::settle(&imported, &recipe, None)?;
+    let (recipe, measured) = settle::settle(&imported, &recipe, None)?;
     let compiled = model::compile(&imported, &recipe, None)?;
     if let Some(path) = &args.picture {
         std::fs::write(path, live_ranges::file(&compiled.program)).map_err(|error| Failure::unwritable(path, &error))?;
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     if !args.explain {
         return Ok(());
     }
-    schemes::print(&choices, output)?;
+    measured.print(output)?;
     print_explanation(&compiled, output)
 }
 

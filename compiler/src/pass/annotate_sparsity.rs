@@ -59,6 +59,8 @@ pub struct LayerRequest {
     pub scheme: Option<Scheme>,
     /// Dense, or sparse although the rules say dense.
     pub dense: Option<bool>,
+    /// Blocks of input channels that the forward pass goes through one after the other.
+    pub channel_blocks: Option<usize>,
 }
 
 /// One weight matrix.
@@ -76,6 +78,8 @@ pub struct LayerSparsity {
     pub density: Option<f64>,
     /// Units budgeted; all of them in a dense layer.
     pub live: usize,
+    /// Blocks of input channels that the forward pass goes through, where that is asked for.
+    pub channel_blocks: Option<usize>,
     /// Why it is sparse or dense.
     pub reason: String,
 }
@@ -84,6 +88,11 @@ impl LayerSparsity {
     /// The scheme, as the command line spells it; `dense` for a dense layer.
     pub fn scheme_name(&self) -> String {
         self.density.map_or_else(|| "dense".to_owned(), |density| self.units.scheme(density).to_string())
+    }
+
+    /// Blocks that the input channels can be cut into: as many as there are columns of units.
+    pub fn most_channel_blocks(&self) -> usize {
+        (self.units.matrix.inputs_per_group / self.units.block.columns.max(1)).max(1)
     }
 
     /// Weights budgeted.
@@ -167,6 +176,16 @@ pub enum SparsityError {
         /// What would do.
         nearest: f64,
     },
+    /// More blocks of channels than there are, or none.
+    #[error("layers.\"{layer}\".channel-blocks = {asked}: the layer has {most} blocks of input channels, so write 1 to {most}; the nearest is {}", (*.asked).clamp(1, *.most))]
+    ChannelBlocks {
+        /// The weight.
+        layer: String,
+        /// What was asked for.
+        asked: usize,
+        /// How many there can be.
+        most: usize,
+    },
     /// The matrix does not divide into blocks.
     #[error(
         "weight '{layer}': {error}; or make this layer dense (layers.\"{layer}\".dense), or give it a scheme of its own (layers.\"{layer}\".scheme)"
@@ -248,7 +267,8 @@ pub fn annotate(graph: &Graph, request: &SparsityRequest) -> Result<SparsityTabl
     let mut sharing = vec![];
     for weight in weights {
         let asked = requests.get(&weight.parameter).copied();
-        match decide(graph, &rules, &weight, asked, request) {
+        let decided = decide(graph, &rules, &weight, asked, request);
+        match decided.and_then(|layer| with_channel_blocks(layer, asked)) {
             Ok(layer) => {
                 let of_scheme = layer.density.is_some_and(|density| layer.units.scheme(density).density().is_some());
                 let own = of_scheme || asked.is_some_and(|(_, asked)| asked.density.is_some()) || request.masks.contains_key(&weight.name);
@@ -521,7 +541,7 @@ fn decide(
         let units = Units::new(weight.matrix, Block { rows: 1, columns: 1 });
         return Ok(layer(weight, units, Some(density), live, "its mask is given".to_owned()));
     }
-    let (name, asked) = asked.unwrap_or(("", const { &LayerRequest { density: None, scheme: None, dense: None } }));
+    let (name, asked) = asked.unwrap_or(("", const { &LayerRequest { density: None, scheme: None, dense: None, channel_blocks: None } }));
     let asked_sparse = asked.dense == Some(false) || asked.density.is_some() || asked.scheme.is_some();
     let scheme = asked.scheme.unwrap_or(request.scheme);
     let density = asked.density.or(scheme.density().filter(|_| request.density < 1.0)).unwrap_or(request.density);
@@ -551,7 +571,18 @@ fn decide(
 }
 
 fn layer(weight: &Weight, units: Units, density: Option<f64>, live: usize, reason: String) -> LayerSparsity {
-    LayerSparsity { name: weight.name.clone(), parameter: weight.parameter, users: weight.users.clone(), units, density, live, reason }
+    let (name, users) = (weight.name.clone(), weight.users.clone());
+    LayerSparsity { name, parameter: weight.parameter, users, units, density, live, channel_blocks: None, reason }
+}
+
+/// `layer` with the blocks of channels that are asked for, if as many can be made.
+fn with_channel_blocks(layer: LayerSparsity, asked: Option<Asked<'_>>) -> Result<LayerSparsity, SparsityError> {
+    let asked = asked.and_then(|(_, asked)| asked.channel_blocks);
+    let most = layer.most_channel_blocks();
+    match asked {
+        Some(asked) if !(1..=most).contains(&asked) => Err(SparsityError::ChannelBlocks { layer: layer.name, asked, most }),
+        _ => Ok(LayerSparsity { channel_blocks: asked, ..layer }),
+    }
 }
 
 /// The tallest block of outputs, up to 4, that divides a group: what the tiles compute a dense layer with.

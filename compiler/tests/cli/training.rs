@@ -50,6 +50,37 @@ fn a_run_can_be_repeated_from_its_run_toml() {
 }
 
 #[test]
+fn cache_blocks_are_timed_once_and_the_run_keeps_to_them() {
+    let folder = workshop();
+    let tuned = |arguments: &[&str]| {
+        let run = command(folder.path(), arguments).env("XDG_CACHE_HOME", folder.path().join("caches")).output().unwrap();
+        assert!(run.status.success(), "{}", text(&run.stderr));
+        text(&run.stdout)
+    };
+    let shown = tuned(&train("first", &["--autotune", "--explain"]));
+    assert!(shown.contains("Cache blocks timed") && shown.contains("channel-blocks"), "{shown}");
+    let recipe = std::fs::read_to_string(folder.path().join("first/run.toml")).unwrap();
+    assert!(recipe.contains("autotune = false"), "{recipe}");
+    let timings = folder.path().join("caches/mest/timings.json");
+    let before = std::fs::read(&timings).unwrap();
+    tuned(&train("second", &["--autotune"]));
+    assert_eq!(std::fs::read(&timings).unwrap(), before, "nothing is timed twice");
+    tuned(&["train", "--recipe", "first/run.toml", "-o", "third"]);
+    assert_eq!(model(folder.path(), "first"), model(folder.path(), "second"));
+    assert_eq!(model(folder.path(), "first"), model(folder.path(), "third"));
+    std::fs::write(&timings, "[]").unwrap();
+    let refused =
+        command(folder.path(), &["plan", "convnet.onnx", "--autotune"]).env("XDG_CACHE_HOME", folder.path().join("caches")).output();
+    let refused = refused.unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("timings.json: no timings of mestc"), "{}", text(&refused.stderr));
+    let wrong = ["plan", "convnet.onnx", "--recipe", "blocks.toml"];
+    std::fs::write(folder.path().join("blocks.toml"), "[layers.\"body.weight\"]\nchannel-blocks = 99\n").unwrap();
+    let error = fail(folder.path(), &wrong, 2);
+    assert!(error.contains("channel-blocks = 99") && error.contains("the nearest is"), "{error}");
+}
+
+#[test]
 fn schemes_are_chosen_once_and_the_run_keeps_to_them() {
     let folder = workshop();
     let shown = succeed(folder.path(), &train("first", &["--scheme", "auto", "--density", "0.25", "--explain"]));

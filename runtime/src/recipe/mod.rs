@@ -158,6 +158,8 @@ pub struct Recipe {
     pub isa: IsaName,
     /// What runs the program.
     pub engine: EngineName,
+    /// Whether each layer's `channel-blocks` is chosen by timing candidates on this machine, once; what was chosen is part of the recipe from then on.
+    pub autotune: bool,
     /// What single layers do differently, by name of their weight or node.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub layers: BTreeMap<String, LayerRecipe>,
@@ -180,6 +182,10 @@ pub struct LayerRecipe {
     /// name stands for any text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen: Option<bool>,
+    /// Blocks of input channels that its forward pass goes through one after the other; by default as many as keep a block in the first-level
+    /// cache. The order of its sums follows from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel_blocks: Option<usize>,
 }
 
 impl Default for Recipe {
@@ -233,6 +239,7 @@ impl Default for Recipe {
             threads: None,
             isa: IsaName::Auto,
             engine: EngineName::Jit,
+            autotune: false,
             layers: BTreeMap::new(),
         }
     }

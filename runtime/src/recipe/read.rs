@@ -69,10 +69,11 @@ const KEYS: &[Key] = &[
     machine("threads"),
     machine("isa"),
     machine("engine"),
+    machine("autotune"),
     key("layers"),
 ];
 
-const LAYER_KEYS: &[&str] = &["density", "scheme", "dense", "frozen"];
+const LAYER_KEYS: &[&str] = &["density", "scheme", "dense", "frozen", "channel-blocks"];
 
 /// A key that two recipes disagree on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -277,7 +278,8 @@ mod tests {
             "label-smoothing": 0.1, "batch": 128, "epochs": 200, "optimizer": "adamw", "lr": 0.01, "lr-schedule": "step",
             "milestones": ["80ep", "1000it"], "gamma": 0.5, "floor": 0.0, "warmup": "8ep", "momentum": 0.8, "nesterov": true,
             "betas": [0.8, 0.99], "eps": 1e-6, "weight-decay": 0.05, "clip-norm": 1.5, "augment": ["hflip"], "normalize": "0.5:0.25", "seed": 914,
-            "threads": 2, "isa": "avx2", "engine": "interp", "layers": { "conv_1.weight": { "density": 0.5, "scheme": "unstructured" }, "fc": { "dense": true, "frozen": true } }
+            "threads": 2, "isa": "avx2", "engine": "interp", "autotune": true,
+            "layers": { "conv_1.weight": { "density": 0.5, "scheme": "unstructured", "channel-blocks": 2 }, "fc": { "dense": true, "frozen": true } }
         }"#;
         let full: Value = serde_json::from_str(full).unwrap();
         let recipe = read(full.clone()).unwrap();

@@ -10,7 +10,7 @@ use super::train::{
     self,
     run_dir::{self, Existing, RunFile},
 };
-use super::{model, schemes};
+use super::{model, settle};
 use crate::accounting::{self, Accounting};
 use crate::onnx::Imported;
 use grid::{Cell, Grid};
@@ -201,7 +201,7 @@ fn account(run: &mut RunFile, data: &mut Shared, folder: &Path) -> Result<Accoun
     let data = data.load(run, given.as_ref())?;
     let imported = train::model_for(run, given, data)?;
     let earlier = RunFile::read(folder)?.map(|earlier| earlier.recipe);
-    (run.recipe, _) = schemes::settle(&imported, &train::settled(&run.recipe, data), earlier.as_ref())?;
+    (run.recipe, _) = settle::settle(&imported, &train::settled(&run.recipe, data), earlier.as_ref())?;
     let compiled = model::compile(&imported, &run.recipe, Some(data))?;
     let plan = check(&compiled.program.manifest, data, &run.recipe).map_err(Failure::refused)?;
     Ok(accounting::of(&compiled, &plan.mutation, plan.epochs, plan.epochs * plan.per_epoch))

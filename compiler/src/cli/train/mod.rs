@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::flags::RecipeFlags;
 use super::model::BUILT_IN;
 use super::output::Output;
-use super::{model, plan, report as page, schemes};
+use super::{model, plan, report as page, settle};
 use crate::onnx::Imported;
 use crate::zoo::ZooOptions;
 use mest_runtime::data::Dataset;
@@ -61,7 +61,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let mut job = Job::new(args)?;
     let (imported, data) = load(&job.run)?;
-    let (recipe, choices) = schemes::settle(&imported, &settled(&job.run.recipe, &data), None)?;
+    let (recipe, measured) = settle::settle(&imported, &settled(&job.run.recipe, &data), None)?;
     job.run.recipe = recipe;
     let compiled = model::compile(&imported, &job.run.recipe, Some(&data))?;
     drop(imported);
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     if !args.json {
         plan::print(&compiled, output)?;
         if args.explain {
-            schemes::print(&choices, output)?;
+            measured.print(output)?;
             plan::print_explanation(&compiled, output)?;
         }
         output.line(format!("\nrun {}", job.folder.display()))?;
@@ -193,7 +193,7 @@ pub(super) fn settled(recipe: &Recipe, data: &Dataset) -> Recipe {
 /// A run that goes on: nothing that its results depend on may change.
 fn resumed(args: &Args, earlier: RunFile, folder: &Path) -> Result<RunFile, Failure> {
     let path = folder.join("run.toml");
-    let mut recipe = schemes::as_chosen(&args.recipe.recipe(&earlier.recipe)?, &earlier.recipe);
+    let mut recipe = settle::as_measured(&args.recipe.recipe(&earlier.recipe)?, &earlier.recipe);
     if (recipe.density() - earlier.recipe.density()).abs() < SAME_DENSITY {
         // The same, said as a sparsity or as a density.
         (recipe.density, recipe.sparsity) = (earlier.recipe.density, earlier.recipe.sparsity);

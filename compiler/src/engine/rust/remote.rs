@@ -89,9 +89,7 @@ impl Remote {
 
     /// Where [`Remote::start`] may keep what it builds: `$XDG_CACHE_HOME/mest/engine`, under the home folder, or among temporary files.
     pub fn default_cache() -> PathBuf {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let caches = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
-        caches.unwrap_or_else(std::env::temp_dir).join("mest").join("engine")
+        crate::caches::folder().join("engine")
     }
 }
 

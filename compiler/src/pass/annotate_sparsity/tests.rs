@@ -145,7 +145,7 @@ fn views_are_folded_into_strides() {
 fn layers_are_overridden_by_parameter_or_node() {
     let layers = [
         ("w1", LayerRequest { dense: Some(true), ..LayerRequest::default() }),
-        ("fc2", LayerRequest { density: Some(0.5), scheme: Some(Scheme::Block { rows: 4, columns: 2 }), dense: None }),
+        ("fc2", LayerRequest { density: Some(0.5), scheme: Some(Scheme::Block { rows: 4, columns: 2 }), ..LayerRequest::default() }),
         ("w3", LayerRequest { dense: Some(false), ..LayerRequest::default() }),
     ];
     assert_eq!(
@@ -163,7 +163,7 @@ fn layers_are_overridden_by_parameter_or_node() {
 #[test]
 fn mistakes_in_requests_are_named_all_at_once() {
     let sparse = LayerRequest { density: Some(0.5), ..LayerRequest::default() };
-    let wrong = LayerRequest { density: Some(0.0), dense: Some(true), scheme: None };
+    let wrong = LayerRequest { density: Some(0.0), dense: Some(true), ..LayerRequest::default() };
     let layers = [("fc_2", sparse.clone()), ("w1", sparse.clone()), ("fc1", sparse), ("w3", wrong)];
     let request = SparsityRequest { density: f64::NAN, ..asked(&layers) };
     let errors: Vec<_> = annotate(&perceptron(""), &request).unwrap_err().iter().map(ToString::to_string).collect();

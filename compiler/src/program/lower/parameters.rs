@@ -32,6 +32,8 @@ pub(super) struct MatrixDraft {
     pub(super) capacity: usize,
     pub(super) units: SlotId,
     pub(super) density: Option<f64>,
+    /// Blocks of input channels that are asked for.
+    pub(super) channel_blocks: Option<usize>,
 }
 
 impl MatrixDraft {
@@ -47,8 +49,11 @@ impl MatrixDraft {
 
     /// Into how many blocks a forward kernel cuts the input channels, a tile's pixels of each of which take `bytes`: as many channels as stay
     /// in the first-level cache while all rows pass by (more where rows share what leaves it), but enough for a list's units to pay for
-    /// reading and writing its sums.
+    /// reading and writing its sums. Unless it is asked otherwise.
     pub(super) fn channel_blocks(&self, bytes: usize) -> usize {
+        if let Some(asked) = self.channel_blocks {
+            return asked;
+        }
         let blocks = (self.matrix.inputs_per_group / self.block.columns).max(1);
         let units = (self.matrix.kernel_rows * self.matrix.kernel_width) as f64 * self.density.unwrap_or(1.0);
         let fit = TILE_BYTES * self.shared_rows() / (bytes * self.block.columns).max(1);
@@ -111,7 +116,7 @@ impl Lowering<'_> {
                 let capacity = layer.live.max(peak);
                 let units = self.slot(&format!("{name}.units"), Class::Masks, Element::U32, capacity, true);
                 let Units { matrix, block, structure } = layer.units;
-                MatrixDraft { matrix, block, structure, capacity, units, density: layer.density }
+                MatrixDraft { matrix, block, structure, capacity, units, density: layer.density, channel_blocks: layer.channel_blocks }
             });
             let draft = self.declare(name, parameter.dims.clone(), role, matrix);
             self.parameter_of.insert(draft.name.clone(), self.parameters.len());
