@@ -84,6 +84,8 @@ struct OpenLayer {
     modelled: usize,
     /// As many blocks as there can be.
     most: usize,
+    /// The passes that go by the lists of the blocks: forward, and where a linear layer needs its weight's gradient alone, backward.
+    passes: &'static [Pass],
 }
 
 impl OpenLayer {
@@ -133,6 +135,7 @@ fn open_layers(imported: &Imported, recipe: &Recipe, isa: Isa) -> Result<Vec<Ope
     let table: SparsityTable = annotate(graph, &settings.sparsity).map_err(CompileError::Sparsity)?;
     let manifest = crate::pipeline::compile(imported, &settings)?.program.manifest;
     let machine = format!("{}, {isa}, {} threads, batch {}", processor(), settings.threads, settings.batch);
+    let is_linear = |&user: &NodeId| matches!(graph.node(user).op, Op::Linear(_));
     let open = table.layers.iter().filter_map(|layer| {
         let bears = |name: &String| *name == layer.name || layer.users.iter().any(|&user| graph.node(user).name == *name);
         let name = recipe.layers.keys().find(|name| bears(name)).unwrap_or(&layer.name).clone();
@@ -143,6 +146,7 @@ fn open_layers(imported: &Imported, recipe: &Recipe, isa: Isa) -> Result<Vec<Ope
             kind: format!("{machine}: {}", kind(graph, layer)),
             modelled,
             most,
+            passes: if layer.users.iter().all(is_linear) { &[Pass::Forward, Pass::Backward] } else { &[Pass::Forward] },
         })
     });
     Ok(open.collect())
@@ -203,8 +207,7 @@ fn measure(imported: &Imported, recipe: &Recipe, isa: Isa, layers: &[&OpenLayer]
     Ok(times.into_iter().map(|(kind, ms)| (kind.clone(), Fastest::of(ms, modelled[kind.as_str()]))).collect())
 }
 
-/// Milliseconds in all layers of each kind that a trial has a candidate for: in forward passes, and in the backward ones of linear layers, which
-/// may go by the same lists.
+/// Milliseconds in all layers of each kind that a trial has a candidate for.
 fn times_of_kinds(
     timed: &[LayerTime],
     layers: &[&OpenLayer],
@@ -212,8 +215,8 @@ fn times_of_kinds(
 ) -> BTreeMap<String, (usize, f64)> {
     let mut times: BTreeMap<String, (usize, f64)> = BTreeMap::new();
     for (layer, blocks) in layers.iter().filter_map(|layer| Some((layer, tried(layer)?))) {
-        let counts = |pass: Pass| pass == Pass::Forward || layer.kind.contains("linear");
-        let ms: f64 = timed.iter().filter(|time| time.name == layer.weight && counts(time.pass)).map(|time| time.ms).sum();
+        let own = timed.iter().filter(|time| time.name == layer.weight && layer.passes.contains(&time.pass));
+        let ms: f64 = own.map(|time| time.ms).sum();
         times.entry(layer.kind.clone()).or_insert((blocks, 0.0)).1 += ms;
     }
     times

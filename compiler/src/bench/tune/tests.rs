@@ -14,7 +14,7 @@ fn recipe() -> Recipe {
 }
 
 fn open(layer: &str, modelled: usize, most: usize) -> OpenLayer {
-    OpenLayer { layer: layer.to_owned(), weight: layer.to_owned(), kind: layer.to_owned(), modelled, most }
+    OpenLayer { layer: layer.to_owned(), weight: layer.to_owned(), kind: layer.to_owned(), modelled, most, passes: &[Pass::Forward] }
 }
 
 #[test]
