@@ -130,7 +130,10 @@ impl Geometry {
                 let to = (first + self.before[1]) / horizontal;
                 let len = self.x[1].saturating_sub(first).div_ceil(horizontal).min(self.padded[1].saturating_sub(to));
                 let plane = down % vertical * horizontal + phase;
-                f(row * self.x[1] + first, (plane * self.padded[0] + to_row) * self.padded[1] + to, len, horizontal);
+                // A stride may be wider than the image.
+                if len > 0 {
+                    f(row * self.x[1] + first, (plane * self.padded[0] + to_row) * self.padded[1] + to, len, horizontal);
+                }
             }
         }
     }
@@ -331,4 +334,45 @@ pub(super) fn linear_backward(
         },
     );
     sum_partials(partials, dw);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Padded planes of an input whose elements are their places, counted from 1.
+    fn padded(x: [usize; 2], kernel: [usize; 2], strides: [usize; 2], pads: [usize; 4]) -> (Geometry, Vec<f32>, Vec<f32>) {
+        let op = Convolution { strides, pads, dilations: [1, 1], groups: 1 };
+        let y = op.axes(x, kernel).map(|axis| axis.outputs("Conv", false).unwrap());
+        let g = Geometry::new(&op, &[1, x[0], x[1]], kernel, &[1, y[0], y[1]]);
+        let input: Vec<f32> = (1..=x[0] * x[1]).map(|place| place as f32).collect();
+        let mut planes = vec![0.0; g.planes()];
+        g.pad(&input, &mut planes);
+        (g, input, planes)
+    }
+
+    #[test]
+    fn a_tap_reads_the_input_that_it_means() {
+        for (x, kernel, strides, pads) in [
+            ([4, 5], [3, 3], [1, 1], [1, 1, 1, 1]),
+            ([5, 4], [3, 2], [2, 3], [0, 2, 1, 0]),
+            ([3, 1], [1, 1], [2, 4], [0, 0, 0, 0]),
+            ([1, 1], [3, 3], [3, 3], [1, 1, 1, 1]),
+            ([7, 7], [1, 1], [2, 2], [0, 0, 0, 0]),
+        ] {
+            let (g, input, planes) = padded(x, kernel, strides, pads);
+            for (tap, &first) in g.taps.iter().enumerate() {
+                for (row, column) in (0..g.y[0]).flat_map(|row| (0..g.y[1]).map(move |column| (row, column))) {
+                    let at = |i: usize, output: usize, k: usize| (output * strides[i] + k).checked_sub(pads[i]).filter(|&at| at < x[i]);
+                    let place = at(0, row, tap / kernel[1]).zip(at(1, column, tap % kernel[1]));
+                    let wanted = place.map_or(0.0, |(row, column)| input[row * x[1] + column]);
+                    assert_eq!(planes[first + row * g.padded[1] + column], wanted, "{x:?} {kernel:?} {strides:?} tap {tap}");
+                }
+                assert!(first + g.run() <= g.planes());
+            }
+            let mut back = vec![-1.0; input.len()];
+            g.crop(&planes, &mut back);
+            assert!(back.iter().zip(&input).all(|(&back, &x)| back == x || back == 0.0), "{back:?}");
+        }
+    }
 }
