@@ -56,8 +56,6 @@ impl Fastest {
 pub struct Tuning {
     /// The layer, by the name that the recipe has for it or that of its weight.
     pub layer: String,
-    /// What layers like it are.
-    pub kind: String,
     /// The model's choice.
     pub modelled: usize,
     /// What was fastest.
@@ -114,7 +112,7 @@ pub fn channel_blocks(imported: &Imported, recipe: &Recipe, isa: Isa, timings: &
     }
     let tuned = open.into_iter().filter_map(|OpenLayer { layer, kind, modelled, .. }| {
         let fastest = timings.get(&kind)?.clone();
-        Some(Tuning { layer, kind, modelled, fastest })
+        Some(Tuning { layer, modelled, fastest })
     });
     Ok(tuned.collect())
 }
